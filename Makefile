@@ -1,0 +1,50 @@
+# Two commands set up all they need on a fresh machine: `make demo` and `make test`.
+# PYTHON chooses the interpreter (3.10 or newer).
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast test-matrix lint bench collector system clean
+
+demo: $(READY)
+	$(BIN)/otel-memoir demo
+
+test: $(READY) system lint collector
+	$(BIN)/python -m pytest -q
+	$(BIN)/python tools/matrix.py
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow and not collector"
+
+test-matrix: $(READY)
+	$(BIN)/python tools/matrix.py
+
+lint: $(READY)
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+# The binary is cached outside the checkout; without Go it says what to do.
+collector:
+	python3 tools/collector.py || [ "$$MEMOIR_TEST_WITHOUT_COLLECTOR" = 1 ]
+
+# strace records the system calls for the crash images.
+system:
+	@command -v strace >/dev/null || { echo "installing strace"; \
+	  { apt-get update -qq && apt-get install -y -qq strace; } >/dev/null 2>&1; } \
+	  || echo "strace is missing and could not be installed: apt-get install strace"
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed: set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q -e . --group dev
+	touch $@
+
+clean:
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache
