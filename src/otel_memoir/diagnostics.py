@@ -1,0 +1,92 @@
+"""How otel-memoir talks about itself without talking to itself.
+
+Promises:
+
+- The package's logger does not propagate. A handler on the root logger that
+  feeds OpenTelemetry would otherwise put our own complaint into our own spool:
+  one failing delivery made 40 records in 2 s that way (opentelemetry-python
+  #2701, #4688).
+- The same complaint is said at most once a minute; the next one says how many
+  were kept back.
+- Code that runs on our threads is invisible to instrumentation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from opentelemetry.context import attach, create_key, detach, set_value
+
+QUIET_PERIOD_S = 60.0
+
+# The SDK's own key has a generated suffix and no public name before 1.41, so it
+# is looked up where it is; contrib instrumentations read the plain string.
+try:
+    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SDK_KEY
+except ImportError:  # pragma: no cover - only if a future API moves it
+    _SDK_KEY = create_key("suppress_instrumentation")
+CONTRIB_SUPPRESS_KEY = "suppress_instrumentation"
+
+logger = logging.getLogger("otel_memoir")
+logger.propagate = False
+
+
+class _LastResort(logging.Handler):
+    """Write to whatever ``sys.stderr`` is now, unless the application added a handler."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(logger.handlers) > 1 or sys.stderr is None:
+            return
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"otel-memoir: {record.getMessage()}\n")
+
+
+logger.addHandler(_LastResort(level=logging.WARNING))
+
+
+class Complaints:
+    """Say each kind of complaint at most once per quiet period.
+
+    Args:
+        monotonic_s: Source of durations, in seconds.
+    """
+
+    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic_s = monotonic_s
+        self._lock = threading.Lock()
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def say(self, kind: str, message: str) -> bool:
+        """Log ``message`` as a warning; return whether it was said now."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            now_s = self._monotonic_s()
+            last_s, kept_back = self._said.get(kind, (None, 0))
+            if last_s is not None and now_s - last_s < QUIET_PERIOD_S:
+                self._said[kind] = (last_s, kept_back + 1)
+                return False
+            self._said[kind] = (now_s, 0)
+        finally:
+            self._lock.release()
+        more = f" (and {kept_back} more like it since it was last said)" if kept_back else ""
+        logger.warning("%s%s", message, more)
+        return True
+
+
+complaints = Complaints()
+
+
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Run a block so that no instrumentation traces, counts or logs it."""
+    token = attach(set_value(_SDK_KEY, True, set_value(CONTRIB_SUPPRESS_KEY, True)))
+    try:
+        yield
+    finally:
+        detach(token)

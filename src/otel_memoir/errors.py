@@ -1,0 +1,67 @@
+"""Every error that otel-memoir raises or reports.
+
+    MemoirError
+    ├── SettingsError      (also a ValueError)   a setting cannot be used
+    ├── SpoolError                               a spool file or directory cannot be used
+    │   ├── SpoolRefusedError                    a record was not accepted
+    │   └── SpoolCorruptError                    a file does not hold what was written to it
+    └── DeliveryError                            a destination cannot be used
+
+Each error names the operation that failed, the object it failed on, the cause,
+and what a person can do about it. None of them leaves ``emit``, ``export``,
+``force_flush`` or ``shutdown``: there they are counted and said, never raised.
+"""
+
+from __future__ import annotations
+
+
+class MemoirError(Exception):
+    """Root of all errors of this package.
+
+    Args:
+        operation: What was being done, in words ("open spool").
+
+        target: What it was done to: a path, a setting, an endpoint.
+
+        cause: Why it failed, in words or as the exception that said so.
+
+        hint: What the reader can do about it.
+    """
+
+    def __init__(
+        self, operation: str, *, target: object = "", cause: object = "", hint: str = ""
+    ) -> None:
+        self.operation = operation
+        self.target = str(target)
+        self.cause = str(cause)
+        self.hint = hint
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        head = f"{self.operation} {self.target}".strip()
+        tail = f" {self.hint}" if self.hint else ""
+        return f"{head}: {self.cause}.{tail}" if self.cause else f"{head}.{tail}"
+
+
+class SettingsError(MemoirError, ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class SpoolError(MemoirError):
+    """A spool file or directory cannot be used."""
+
+
+class SpoolRefusedError(SpoolError):
+    """A record was not accepted; ``reason`` is the name under which it was counted."""
+
+    def __init__(self, reason: str, *, cause: object = "", hint: str = "") -> None:
+        self.reason = reason
+        super().__init__("store record", cause=cause or reason, hint=hint)
+
+
+class SpoolCorruptError(SpoolError):
+    """A file, or a row of it, does not hold what was written to it."""
+
+
+class DeliveryError(MemoirError):
+    """A destination cannot be used as it is configured."""

@@ -1,0 +1,308 @@
+"""One frozen object with every setting of otel-memoir, from one table.
+
+The fields below are that table: name, type, default, environment variable,
+unit, meaning and danger. The reference in ``docs/settings.md`` is generated
+from it. A value given in code wins over ``MEMOIR_*`` in the environment, which
+wins over the default. What says *where* and *how* to send follows the
+``OTEL_EXPORTER_OTLP_*`` variables when it is not given in code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from otel_memoir.errors import SettingsError
+
+Durability = Literal["power", "process", "batch"]
+Protocol = Literal["http/protobuf", "grpc"]
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def _setting(
+    default: Any,
+    doc: str,
+    *,
+    env: str = "",
+    unit: str = "",
+    danger: str = "",
+    least: float | None = None,
+) -> Any:
+    return dataclasses.field(
+        default=default,
+        metadata={"doc": doc, "env": env, "unit": unit, "danger": danger, "least": least},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting. ``None`` means: follow the environment, or no limit where so said."""
+
+    spool_dir: str | None = _setting(
+        None,
+        "Directory of the spool files. Used as it is; the default is the user's state directory "
+        "with the service name below it.",
+        env="MEMOIR_SPOOL_DIR",
+        danger="On a container's own file system the records die with the container.",
+    )
+    durability: Durability = _setting(
+        "power",
+        "`power`: fsynced before `emit` returns. `process`: committed before `emit` returns, "
+        "fsynced every `fsync_interval_s`. `batch`: returns at once, on disk within "
+        "`batch_delay_s`.",
+        env="MEMOIR_DURABILITY",
+        danger="`process` can lose the last `fsync_interval_s` in a power cut; `batch` loses "
+        "what is still in memory when the process dies.",
+    )
+    on_event_loop: Literal["handover", "block"] = _setting(
+        "handover",
+        "What `emit` does on a thread that runs an asyncio event loop: hand over as in `batch`, "
+        "or block the loop until the record is on disk.",
+        env="MEMOIR_ON_EVENT_LOOP",
+        danger="`block` stalls every task of the loop for the time of an fsync.",
+    )
+    fsync_interval_s: float = _setting(
+        1.0, "Longest time between fsyncs in `process`.", env="MEMOIR_FSYNC_INTERVAL", unit="s",
+        least=0.001,
+    )
+    batch_delay_s: float = _setting(
+        0.005, "Longest time in memory in `batch`.", env="MEMOIR_BATCH_DELAY", unit="s", least=0.0
+    )
+    memory_bytes_max: int = _setting(
+        16 * 2**20,
+        "Most payload bytes that wait in memory in `batch`, on an event loop, or when there is "
+        "no usable directory. Above it `emit` waits (threads) or refuses (event loops).",
+        env="MEMOIR_MEMORY_BYTES_MAX", unit="bytes", least=2**16,
+    )
+    emit_timeout_s: float = _setting(
+        30.0,
+        "Longest time that `emit` waits for the disk. After it the record stays queued and is "
+        "counted as late.",
+        env="MEMOIR_EMIT_TIMEOUT", unit="s", least=0.01,
+    )
+
+    endpoint: str | None = _setting(
+        None, "Where to send: a base URL. Else `OTEL_EXPORTER_OTLP_(LOGS_)ENDPOINT`.",
+    )
+    protocol: Protocol | None = _setting(
+        None, "`http/protobuf` or `grpc`. Else `OTEL_EXPORTER_OTLP_(LOGS_)PROTOCOL`, else HTTP.",
+    )
+    headers: Mapping[str, str] | None = _setting(
+        None, "Headers sent with each request. Else `OTEL_EXPORTER_OTLP_(LOGS_)HEADERS`.",
+    )
+    compression: Literal["none", "gzip"] | None = _setting(
+        None, "`none` or `gzip`. Else `OTEL_EXPORTER_OTLP_(LOGS_)COMPRESSION`, else none.",
+    )
+    request_timeout_s: float | None = _setting(
+        None, "Longest time for one request. Else `OTEL_EXPORTER_OTLP_(LOGS_)TIMEOUT`, else 10.",
+        unit="s", least=0.001,
+    )
+    certificate_file: str | None = _setting(
+        None, "CA file that the server's certificate is checked against. "
+        "Else `OTEL_EXPORTER_OTLP_(LOGS_)CERTIFICATE`.",
+    )
+    client_key_file: str | None = _setting(
+        None, "Private key for mutual TLS. Else `OTEL_EXPORTER_OTLP_(LOGS_)CLIENT_KEY`.",
+    )
+    client_certificate_file: str | None = _setting(
+        None, "Certificate for mutual TLS. Else `OTEL_EXPORTER_OTLP_(LOGS_)CLIENT_CERTIFICATE`.",
+    )
+    insecure: bool | None = _setting(
+        None, "gRPC without TLS. Else `OTEL_EXPORTER_OTLP_(LOGS_)INSECURE`, else by the scheme.",
+    )
+
+    request_bytes_max: int = _setting(
+        1_000_000, "Most payload bytes in one request, before compression.",
+        env="MEMOIR_REQUEST_BYTES_MAX", unit="bytes", least=1024,
+    )
+    request_records_max: int = _setting(
+        4096, "Most records in one request.", env="MEMOIR_REQUEST_RECORDS_MAX", least=1
+    )
+    record_bytes_max: int = _setting(
+        3_500_000,
+        "Largest record that is accepted, encoded. Larger ones are refused, counted and named "
+        "in a gap.",
+        env="MEMOIR_RECORD_BYTES_MAX", unit="bytes", least=256,
+        danger="A gRPC server takes 4 MiB a message by default.",
+    )
+    compress_above_bytes: int = _setting(
+        4096, "Records above this size are compressed at rest.",
+        env="MEMOIR_COMPRESS_ABOVE_BYTES", unit="bytes", least=0,
+    )
+
+    spool_bytes_max: int = _setting(
+        2**30, "Most payload bytes that wait in one spool file.",
+        env="MEMOIR_SPOOL_BYTES_MAX", unit="bytes", least=2**16,
+    )
+    disk_free_bytes_min: int = _setting(
+        64 * 2**20, "Free disk below which nothing is accepted; delivery goes on.",
+        env="MEMOIR_DISK_FREE_BYTES_MIN", unit="bytes", least=0,
+    )
+    when_full: Literal["refuse", "evict"] = _setting(
+        "refuse", "When the spool is full: refuse the new, or evict the oldest never-sent batch.",
+        env="MEMOIR_WHEN_FULL",
+    )
+    retain_s: float = _setting(
+        30 * 86400.0, "How long delivered records stay on disk for queries.",
+        env="MEMOIR_RETAIN", unit="s", least=0.0,
+    )
+    retain_bytes_max: int = _setting(
+        256 * 2**20, "Most payload bytes of delivered records that stay on disk.",
+        env="MEMOIR_RETAIN_BYTES_MAX", unit="bytes", least=0,
+    )
+    expire_after_s: float | None = _setting(
+        None, "Give up on records that waited this long. Off by default.",
+        env="MEMOIR_EXPIRE_AFTER", unit="s", least=1.0,
+        danger="Expired records are lost; they are counted and named in a gap.",
+    )
+
+    backoff_initial_s: float = _setting(
+        1.0, "First wait after a failed attempt; doubled each time, with full jitter.",
+        env="MEMOIR_BACKOFF_INITIAL", unit="s", least=0.001,
+    )
+    backoff_max_s: float = _setting(
+        60.0, "Longest wait between attempts.", env="MEMOIR_BACKOFF_MAX", unit="s", least=0.001
+    )
+    hold_probe_interval_s: float = _setting(
+        30.0, "While delivery is on hold, one batch is tried this often.",
+        env="MEMOIR_HOLD_PROBE_INTERVAL", unit="s", least=0.001,
+    )
+    adoption_interval_s: float = _setting(
+        5.0, "How often to look for waiting records of processes that died.",
+        env="MEMOIR_ADOPTION_INTERVAL", unit="s", least=0.01,
+    )
+    linger_s: float = _setting(
+        0.2, "How long a courier waits for a batch to fill before it sends what there is.",
+        env="MEMOIR_LINGER", unit="s", least=0.0,
+    )
+    shutdown_timeout_s: float = _setting(
+        5.0, "How long `shutdown` goes on delivering. The rest stays on disk.",
+        env="MEMOIR_SHUTDOWN_TIMEOUT", unit="s", least=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        for name, field in self.__dataclass_fields__.items():
+            _check(name, getattr(self, name), field.metadata["least"], _hints()[name])
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        complain: Callable[[str], object] | None = None,
+        **given: Any,
+    ) -> Settings:
+        """Build settings from what is given and, for the rest, the environment.
+
+        Args:
+            environ: The environment; ``os.environ`` by default.
+
+            complain: If given, a value that cannot be used is passed to it in
+                words and its default used. Else it raises.
+
+            given: Settings by name; ``None`` counts as not given.
+
+        Raises:
+            SettingsError: A name or value cannot be used and ``complain`` is not given.
+        """
+        environ = os.environ if environ is None else environ
+        chosen: dict[str, Any] = {}
+        for name, read in _candidates(cls, environ, given):
+            try:
+                value = read()
+                cls(**{name: value})
+            except SettingsError as error:
+                if complain is None:
+                    raise
+                complain(str(error))
+            else:
+                chosen[name] = value
+        return cls(**chosen)
+
+
+def _hints() -> dict[str, Any]:
+    if not _HINTS:
+        _HINTS.update(typing.get_type_hints(Settings))
+    return _HINTS
+
+
+_HINTS: dict[str, Any] = {}
+
+
+def _candidates(
+    cls: type[Settings], environ: Mapping[str, str], given: Mapping[str, Any]
+) -> list[tuple[str, Callable[[], Any]]]:
+    """Pair each setting that somebody chose with a way to read its value."""
+    fields = cls.__dataclass_fields__
+    found: list[tuple[str, Callable[[], Any]]] = []
+    for name in given:
+        if name not in fields:
+            found.append((name, lambda name=name: _unknown(name, list(fields))))  # type: ignore[misc]
+    for name, field in fields.items():
+        env = field.metadata["env"]
+        if given.get(name) is not None:
+            found.append((name, lambda name=name: given[name]))  # type: ignore[misc]
+        elif env and environ.get(env, "").strip():
+            found.append((name, lambda name=name, env=env: _parse(name, env, environ[env])))  # type: ignore[misc]
+    return found
+
+
+def _unknown(name: str, known: list[str]) -> Any:
+    raise SettingsError(
+        "use setting", target=name, cause="there is no such setting",
+        hint=f"Known settings: {', '.join(known)}.",
+    )
+
+
+def _parse(name: str, env: str, text: str) -> Any:
+    """Turn the text of an environment variable into the type of its setting."""
+    kinds = _kinds(_hints()[name])
+    text = text.strip()
+    try:
+        if bool in kinds:
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
+        if int in kinds:
+            return int(text)
+        if float in kinds:
+            return float(text)
+    except (ValueError, KeyError):
+        wanted = next(kind.__name__ for kind in kinds if kind in (bool, int, float))
+        raise SettingsError(
+            "read", target=env, cause=f"{text!r} is not of type {wanted}",
+            hint=f"It is the setting {name!r}: see docs/settings.md.",
+        ) from None
+    return text
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types a hint allows: the members of a union, or itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _check(name: str, value: Any, least: float | None, hint: Any) -> None:
+    allowed = [v for kind in _kinds(hint) for v in _choices(kind)]
+    if allowed and value is not None and value not in allowed:
+        raise SettingsError(
+            "use setting", target=name, cause=f"{value!r} is not one of {allowed}",
+            hint="Choose one of them.",
+        )
+    if least is None or value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+        raise SettingsError(
+            "use setting", target=name, cause=f"{value!r} is not a number of at least {least:g}",
+            hint=f"See {name!r} in docs/settings.md.",
+        )
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
