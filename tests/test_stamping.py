@@ -1,0 +1,89 @@
+"""Ids and stamps."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+
+from otel_memoir.clock import Reading
+from otel_memoir.delivery.encoding import StampTemplate
+from otel_memoir.spool import Draft, Stream
+from otel_memoir.stamping import StreamStamper, new_uid
+from otel_memoir.stamping.uid import _Noise
+
+
+def test_a_uid_is_a_version_7_uuid_of_its_time() -> None:
+    """RFC 9562: milliseconds first, then version, variant and randomness."""
+    found = uuid.UUID(new_uid(1_700_000_000_123_456_789))
+    assert found.version == 7
+    assert found.variant == uuid.RFC_4122
+    assert found.int >> 80 == 1_700_000_000_123
+
+
+def test_threads_never_draw_the_same_uid() -> None:
+    """Also over the refills of the noise that they share."""
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.extend([new_uid(0) for _ in range(5000)]))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    assert len(found) == len(set(found)) == 40_000
+
+
+def child_draw(noise: _Noise) -> int:
+    """What a fork child draws next."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, str(noise.draw()).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        return int(pipe.read())
+
+
+def test_fork_children_draw_other_noise_than_their_parent() -> None:
+    """Without a fork hook: the pid alone tells."""
+    noise = _Noise()
+    noise.draw()
+    assert len({noise.draw(), child_draw(noise), child_draw(noise)}) == 3
+
+
+def test_noise_that_ignores_the_pid_repeats_itself_in_a_child() -> None:
+    """Negative control of the test above."""
+
+    class Careless(_Noise):
+        """Takes every process for its own."""
+
+        def draw(self) -> int:
+            return int.from_bytes(next(self._chunks), "big")
+
+    careless = Careless()
+    careless._refill()
+    assert child_draw(careless) == child_draw(careless)
+
+
+class Scripted:
+    """A clock that says what it is told to."""
+
+    def __init__(self, *readings: int) -> None:
+        self._readings = list(readings)
+
+    def read(self) -> Reading:
+        """The next reading."""
+        return Reading(self._readings.pop(0))
+
+
+def test_times_of_a_stream_strictly_increase_whatever_the_clock_does() -> None:
+    """It stands still, steps back, and goes on."""
+    stream = Stream("0" * 32, 1)
+    stamper = StreamStamper(
+        stream, clock=Scripted(100, 100, 50, 101, 200),
+        make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
+    )
+    draft = Draft(b"", b"", 0, new_uid())
+    assert [stamper(draft, n)[1] for n in range(5)] == [100, 101, 102, 103, 200]
