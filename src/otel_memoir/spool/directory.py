@@ -1,0 +1,248 @@
+"""The directory of a spool: slots, who holds them, and whether it can be trusted.
+
+A slot is a name for one spool file and its siblings::
+
+    memoir-0001.db        the SQLite file (with -wal and -shm beside it)
+    memoir-0001.lock      an flock on it means: alive; holds the number of lives
+    memoir-0001.ballast   room to settle in when the disk is full
+
+Only the lock tells whether a slot is in use. A pid would lie after a reboot, in
+another container, and when it is given out anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from otel_memoir.errors import SpoolError
+
+_SLOT_NAME = re.compile(r"memoir-(\d{4,})\.db")
+_SLOTS_MAX = 9999
+
+# SQLite's write-ahead log needs shared memory, which these do not give.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs", "afs"}
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One numbered place for a spool file in a directory."""
+
+    directory: Path
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The file name without its ending, which is how people see the slot."""
+        return f"memoir-{self.number:04d}"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.directory / f"{self.name}.db"
+
+    @property
+    def lock_file(self) -> Path:
+        """The file whose lock means that a living process holds the slot."""
+        return self.directory / f"{self.name}.lock"
+
+    @property
+    def ballast(self) -> Path:
+        """Preallocated room, given back to the file system when it is full."""
+        return self.directory / f"{self.name}.ballast"
+
+
+class SlotLock:
+    """A held slot. Dies with the process; never survives it."""
+
+    def __init__(self, slot: Slot, descriptor: int) -> None:
+        self.slot = slot
+        self._descriptor: int | None = descriptor
+
+    def lives(self) -> int:
+        """How many lives the slot's stream had, as far as the lock file knows."""
+        text = os.pread(self._descriptor, 20, 0) if self._descriptor is not None else b""
+        return int(text) if text.strip().isdigit() else 0
+
+    def note_lives(self, lives: int) -> None:
+        """Note how many lives the slot's stream had, over a restored file."""
+        if self._descriptor is not None:
+            os.pwrite(self._descriptor, f"{lives:<19}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the slot back. Only for the process that took it."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close our descriptor without unlocking.
+
+        A fork child shares the lock with its parent: unlocking there would free
+        the living parent's slot, and keeping it open would keep a dead parent's
+        slot locked. Closing does neither (flock(2)).
+        """
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def prepare_directory(path: Path) -> None:
+    """Make the directory ready to hold memories of people, or say why it cannot be.
+
+    On return it exists, is ours alone (0700), and survives a power cut.
+
+    Raises:
+        SpoolError: It cannot be made, is not ours, or is on a network file system.
+    """
+    try:
+        make_durable_directory(path)
+        found = path.stat()
+    except OSError as error:
+        raise SpoolError(
+            "use spool directory", target=path, cause=error,
+            hint="Set MEMOIR_SPOOL_DIR to a writable directory on a local disk.",
+        ) from error
+    _check_owner(path, found)
+    kind = _file_system(path)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise SpoolError(
+            "use spool directory", target=path, cause=f"it is on a network file system ({kind})",
+            hint="Set MEMOIR_SPOOL_DIR to a directory on a local disk.",
+        )
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise SpoolError(
+            "use spool directory", target=path, cause="it belongs to another user",
+            hint="Choose a directory of the user that runs this process.",
+        )
+    if not stat.S_ISDIR(found.st_mode) or not os.access(path, os.W_OK | os.X_OK):
+        raise SpoolError(
+            "use spool directory", target=path, cause="it is not a writable directory",
+            hint="Set MEMOIR_SPOOL_DIR to a writable directory on a local disk.",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
+def make_durable_directory(path: Path) -> None:
+    """Create the directory and its parents, and fsync each parent that gained an entry.
+
+    SQLite ignores a failing fsync of a directory, so it is done here, where a
+    failure is seen.
+    """
+    missing = []
+    probe = path
+    while not probe.exists():
+        missing.append(probe)
+        probe = probe.parent
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        sync_directory(directory.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable.
+
+    Raises:
+        OSError: The disk said no.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system of ``path``, or an empty text where nobody can tell."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    resolved = str(path.resolve())
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].replace("\\040", " ")
+        inside = point == "/" or resolved == point or resolved.startswith(point + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind
+
+
+def slots(directory: Path) -> list[Slot]:
+    """The slots that have a file, in the order of their numbers."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = [int(found.group(1)) for name in names if (found := _SLOT_NAME.fullmatch(name))]
+    return [Slot(directory, number) for number in sorted(numbers)]
+
+
+def try_lock(slot: Slot) -> SlotLock | None:
+    """Take a slot if no living process holds it.
+
+    Raises:
+        OSError: The lock file cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(slot.lock_file, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return None
+        raise
+    return SlotLock(slot, descriptor)
+
+
+def is_held(slot: Slot) -> bool:
+    """Whether a living process holds the slot. Asks without creating anything."""
+    try:
+        descriptor = os.open(slot.lock_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def take_slot(directory: Path, *, avoid: frozenset[int] = frozenset()) -> SlotLock:
+    """Take the first free slot, or a new one. Exactly one process gets each.
+
+    Args:
+        directory: A prepared directory.
+
+        avoid: Numbers of slots that this process does not trust.
+
+    Raises:
+        SpoolError: There is no slot to be had.
+    """
+    taken = {slot.number for slot in slots(directory)}
+    for number in [*sorted(taken), *range(1, _SLOTS_MAX + 1)]:
+        if number in avoid:
+            continue
+        held = try_lock(Slot(directory, number))
+        if held is not None:
+            return held
+    raise SpoolError(
+        "take a slot in", target=directory, cause=f"all {_SLOTS_MAX} are in use",
+        hint="Give each service its own spool directory.",
+    )

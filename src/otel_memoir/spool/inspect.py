@@ -1,0 +1,144 @@
+"""Looking at spool files without disturbing anyone: living, dead or copied.
+
+Everything here opens a file read-only and lets go of it at once. The numbers come
+from the ledger and the rows, not from the counters, but for ``accepted``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from otel_memoir.errors import SpoolError
+from otel_memoir.spool import schema
+from otel_memoir.spool.connection import open_reader
+from otel_memoir.spool.directory import Slot, is_held, slots
+from otel_memoir.spool.ledger import read_hold
+from otel_memoir.spool.model import OUTCOMES, SpoolStatus, Totals
+from otel_memoir.spool.recovery import broken_files
+from otel_memoir.spool.upkeep import bytes_on_disk
+
+
+@contextlib.contextmanager
+def looking_at(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a spool file to look at it, in one consistent snapshot.
+
+    Raises:
+        SpoolError: It is missing, not a spool file, or of a newer version.
+    """
+    if not path.is_file():
+        raise SpoolError("look at", target=path, cause="there is no such file")
+    with contextlib.closing(open_reader(path)) as connection:
+        connection.execute("BEGIN")
+        schema.check_readable(connection, path)
+        yield connection
+
+
+def status_of_directory(
+    directory: Path, *, wall_ns: Callable[[], int] = time.time_ns
+) -> list[SpoolStatus]:
+    """The status of every spool file of a directory, broken ones included."""
+    found = [status_of_slot(slot, wall_ns=wall_ns) for slot in slots(directory)]
+    for path in broken_files(directory):
+        found.append(
+            SpoolStatus(
+                name=path.stem, path=str(path), alive=False, spool_bytes=bytes_on_disk(path),
+                problem="broken: it was moved aside, whole; its records are not delivered",
+            )
+        )
+    return found
+
+
+def status_of_slot(slot: Slot, *, wall_ns: Callable[[], int] = time.time_ns) -> SpoolStatus:
+    """The status of one slot's file; a file that cannot be read says why."""
+    alive = is_held(slot)
+    try:
+        with looking_at(slot.database) as connection:
+            return status_of(
+                connection, name=slot.name, path=slot.database, alive=alive, now_ns=wall_ns()
+            )
+    except (sqlite3.Error, SpoolError) as error:
+        return SpoolStatus(
+            name=slot.name, path=str(slot.database), alive=alive, problem=str(error),
+            spool_bytes=bytes_on_disk(slot.database),
+        )
+
+
+def status_of(
+    connection: sqlite3.Connection, *, name: str, path: Path | str, alive: bool, now_ns: int
+) -> SpoolStatus:
+    """The status of an open file, from any connection to it."""
+    hold, _ = read_hold(connection)
+    return SpoolStatus(
+        name=name, path=str(path), alive=alive, totals=totals(connection), hold=hold,
+        oldest_pending_age_s=_oldest_age_s(connection, now_ns),
+        spool_bytes=bytes_on_disk(Path(path)),
+    )
+
+
+def totals(connection: sqlite3.Connection) -> Totals:
+    """The numbers of promise 2 for one file, without reading its rows.
+
+    Rows that the ledger does not name yet are consecutive, so their number is the
+    difference of two ids and nothing is scanned (``count(*)`` of 10⁷ rows takes
+    4.5 s).
+    """
+    by_state = {
+        state: (records, rejected, ambiguous)
+        for state, records, rejected, ambiguous in connection.execute(
+            "SELECT state, sum(records), sum(rejected), sum(ambiguous) FROM batch GROUP BY state"
+        )
+    }
+    rejected = sum(row[1] for row in by_state.values())
+    counted = {name: by_state.get(name, (0, 0, 0))[0] for name in OUTCOMES}
+    counted["delivered"] -= rejected
+    counted["rejected"] += rejected
+    refused = connection.execute(
+        "SELECT substr(name, 9), sum(records) FROM tally WHERE name LIKE 'refused:%' "
+        "GROUP BY name ORDER BY name"
+    )
+    return Totals(
+        accepted=accepted(connection),
+        pending=by_state.get("pending", (0, 0, 0))[0] + _unledgered(connection),
+        refused=dict(refused.fetchall()),
+        ambiguous_attempts=sum(row[2] for row in by_state.values()),
+        **counted,
+    )
+
+
+def accepted(connection: sqlite3.Connection) -> int:
+    """How many records the file accepted, by its counter."""
+    return int(
+        connection.execute("SELECT coalesce(sum(accepted), 0) FROM stream").fetchone()[0]
+    )
+
+
+def _unledgered(connection: sqlite3.Connection) -> int:
+    return int(
+        connection.execute(
+            "SELECT max(0, coalesce((SELECT max(id) FROM record), 0) "
+            "- coalesce((SELECT max(last_id) FROM batch), 0))"
+        ).fetchone()[0]
+    )
+
+
+def _oldest_age_s(connection: sqlite3.Connection, now_ns: int) -> float:
+    first = connection.execute(
+        "SELECT min(first_id) FROM batch WHERE state = 'pending'"
+    ).fetchone()[0]
+    row = connection.execute(
+        "SELECT accepted_unix_ns FROM record WHERE id >= coalesce(?, "
+        "(SELECT coalesce(max(last_id), 0) + 1 FROM batch)) ORDER BY id LIMIT 1", (first,)
+    ).fetchone()
+    return max(0.0, (now_ns - row[0]) / 1e9) if row else 0.0
+
+
+def sum_totals(statuses: list[SpoolStatus]) -> Totals:
+    """The numbers of promise 2 over several files."""
+    result = Totals()
+    for status in statuses:
+        result += status.totals
+    return result

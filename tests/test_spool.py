@@ -1,0 +1,665 @@
+"""The spool: what was accepted is there, in order, and every loss is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from otel_memoir.delivery import Courier
+from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.sdk.gap_event import gap_draft
+from otel_memoir.spool import Batch, Draft, Spool, State, Ticket, ledger
+from otel_memoir.spool.directory import Slot, is_held, take_slot
+from otel_memoir.spool.file import SpoolFile
+from spool_helpers import (
+    all_names_in,
+    disk_full,
+    draft,
+    is_refused,
+    make_faulty,
+    open_spool,
+    problems_of,
+    select,
+    store,
+    totals_of,
+)
+
+WAIT_S = 10.0
+
+
+class RecordingSender:
+    """Takes every request and remembers it."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+
+    def send(self, request: bytes, *, headers: object, timeout: float | None = None) -> Outcome:
+        self.requests.append(request)
+        return Outcome(verdict=Verdict.DELIVERED, code="200", message="", hint="")
+
+    def close(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+    def has(self, text: bytes) -> bool:
+        return any(text in request for request in self.requests)
+
+
+def courier_of(spool: Spool, sender: RecordingSender) -> Courier:
+    """A courier for a spool, started by hand."""
+    courier = Courier(spool, sender, spool.settings, make_gap_draft=gap_draft)
+    spool.on_accept = courier.wake
+    return courier
+
+
+def delivering(directory: Path, **given: object) -> tuple[Spool, Courier, RecordingSender]:
+    """An unopened spool with its courier."""
+    spool = open_spool(directory, linger_s=0.0, adoption_interval_s=0.05, **given)
+    spool_draft_envelopes(spool)
+    sender = RecordingSender()
+    return spool, courier_of(spool, sender), sender
+
+
+def spool_draft_envelopes(spool: Spool) -> None:
+    """Nothing yet: envelopes are opaque to the spool."""
+
+
+def own_draft(name: str, **given: int) -> Draft:
+    """A record whose envelope the delivery can read."""
+    from otel_memoir.delivery.encoding import join_envelope
+
+    return draft(name, **given)._replace(envelope=join_envelope(b"", b""))
+
+
+def put(spool: Spool, name: str, **given: int) -> Ticket:
+    """As ``store``, for a record that is going to be delivered."""
+    ticket = spool.append(own_draft(name, **given))
+    assert isinstance(ticket, Ticket), ticket
+    return ticket
+
+
+def stop(courier: Courier, spool: Spool) -> None:
+    """End both, as the pipeline does."""
+    courier.close(2.0)
+    spool.close(2.0)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run work in a fork child; its exit status, 0 where nothing was raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            sys.stderr.write(f"child: {error!r}\n")
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+    """Whether a condition comes true in time."""
+    waiting = threading.Event()
+    for _ in range(int(timeout / 0.02)):
+        if condition():
+            return True
+        waiting.wait(0.02)
+    return False
+
+
+# -- what is accepted ---------------------------------------------------------
+
+
+def test_an_accepted_record_is_on_disk_with_the_next_number(tmp_path: Path) -> None:
+    """Rows, sequence numbers and the counter agree, while the spool is open."""
+    spool = open_spool(tmp_path)
+    tickets = [store(spool, f"r{n}") for n in range(5)]
+    assert [ticket.sequence for ticket in tickets] == [1, 2, 3, 4, 5]
+    assert all(ticket.stored for ticket in tickets)
+    assert all_names_in(tmp_path) == [f"r{n}" for n in range(5)]
+    assert (totals_of(tmp_path).accepted, totals_of(tmp_path).pending) == (5, 5)
+    assert problems_of(tmp_path) == []
+    spool.close(5.0)
+
+
+def test_verify_finds_a_row_that_somebody_deleted(tmp_path: Path) -> None:
+    """The control of every ``problems_of(...) == []`` in these tests."""
+    spool = open_spool(tmp_path)
+    for number in range(3):
+        store(spool, f"r{number}")
+    spool.close(5.0)
+    with closing(sqlite3.connect(tmp_path / "memoir-0001.db")) as connection:
+        connection.execute("DELETE FROM record WHERE sequence = 2")
+        connection.commit()
+    assert any("2..2 are nowhere" in problem for problem in problems_of(tmp_path))
+
+
+def test_each_life_of_a_file_is_an_epoch_that_counts_from_one(tmp_path: Path) -> None:
+    """One stream id, epochs 1 and 2, both contiguous from 1."""
+    for _ in range(2):
+        spool = open_spool(tmp_path)
+        store(spool, "a")
+        store(spool, "b")
+        spool.close(5.0)
+    rows = select(
+        tmp_path / "memoir-0001.db", "SELECT stream_id, epoch, sequence, ended FROM stream"
+    )
+    assert [row[1:] for row in rows] == [(1, 2, "clean"), (2, 2, "clean")]
+    assert rows[0][0] == rows[1][0]
+    assert problems_of(tmp_path) == []
+
+
+def test_a_record_that_is_too_large_is_refused_counted_and_a_gap(tmp_path: Path) -> None:
+    """It takes no sequence number; the next commit writes the refusal down."""
+    spool = open_spool(tmp_path, record_bytes_max=2000)
+    store(spool, "small")
+    assert is_refused(spool.append(draft("large", size=3000)), "too_large")
+    assert store(spool, "next").sequence == 2
+    assert dict(totals_of(tmp_path).refused) == {"too_large": 1}
+    file = tmp_path / "memoir-0001.db"
+    assert select(file, "SELECT cause, records FROM gap") == [("refused:too_large", 1)]
+    spool.close(5.0)
+    assert problems_of(tmp_path) == []
+
+
+def test_a_refusal_is_written_down_though_nothing_is_accepted_after_it(tmp_path: Path) -> None:
+    """A clean end leaves no refusal in memory."""
+    spool = open_spool(tmp_path, record_bytes_max=2000)
+    spool.append(draft("large", size=3000))
+    spool.close(5.0)
+    assert dict(totals_of(tmp_path).refused) == {"too_large": 1}
+
+
+def test_emit_after_the_end_is_refused_at_once(tmp_path: Path) -> None:
+    """It neither raises nor opens the file again."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool.close(5.0)
+    assert is_refused(spool.append(draft("b")), "after_shutdown")
+    assert all_names_in(tmp_path) == ["a"]
+
+
+@pytest.mark.timeout(30)
+def test_an_emit_that_races_with_the_end_is_stored_or_refused_but_not_left_waiting(
+    tmp_path: Path,
+) -> None:
+    """Its thread passed the check for the end just before the end came."""
+    spool = open_spool(tmp_path, emit_timeout_s=2.0)
+    store(spool, "first")
+    checked, go_on = threading.Event(), threading.Event()
+    plain = spool._reason_to_refuse
+    answers: list[object] = []
+
+    def slow(found: Draft, on_loop: bool) -> object:
+        reason = plain(found, on_loop)
+        if threading.current_thread().name == "racer":
+            checked.set()
+            go_on.wait(WAIT_S)
+        return reason
+
+    spool._reason_to_refuse = slow  # type: ignore[assignment,method-assign]  # slows one thread
+    racer = threading.Thread(
+        target=lambda: answers.append(spool.append(draft("racer"))), name="racer", daemon=True
+    )
+    racer.start()
+    assert checked.wait(WAIT_S)
+    spool.close(5.0)
+    go_on.set()
+    racer.join(1.0)
+    is_quick = not racer.is_alive()
+    racer.join(WAIT_S)
+    stored = "racer" in all_names_in(tmp_path)
+    assert stored or is_refused(answers[0], "after_shutdown"), answers
+    assert is_quick
+
+
+# -- processes ----------------------------------------------------------------
+
+
+def test_a_fork_child_is_a_new_stream_and_its_end_leaves_the_parents_lock(tmp_path: Path) -> None:
+    """The child takes another slot; the parent's slot stays held, and goes on."""
+    spool = open_spool(tmp_path)
+    store(spool, "parent")
+
+    def child() -> None:
+        assert spool.file is None
+        assert store(spool, "child").sequence == 1
+        spool.close(5.0)
+
+    assert in_child(child) == 0
+    assert is_held(Slot(tmp_path, 1))
+    assert store(spool, "again").sequence == 2
+    streams = [
+        select(tmp_path / f"memoir-000{n}.db", "SELECT stream_id, sequence FROM stream")
+        for n in (1, 2)
+    ]
+    assert [len(rows) for rows in streams] == [1, 1]
+    assert streams[0][0][0] != streams[1][0][0]
+    assert all_names_in(tmp_path) == ["parent", "again", "child"]
+    spool.close(5.0)
+    assert problems_of(tmp_path) == []
+
+
+def test_a_fork_child_that_ends_as_an_interpreter_does_not_harm_the_parents_file(
+    tmp_path: Path,
+) -> None:
+    """Its interpreter tears down the inherited connection's objects; the log must stay."""
+    script = (
+        "import os, sys, pathlib\n"
+        "from spool_helpers import all_names_in, open_spool, store\n"
+        "directory = pathlib.Path(sys.argv[1])\n"
+        "spool = open_spool(directory)\n"
+        "store(spool, 'parent')\n"
+        "if os.fork() == 0:\n"
+        "    sys.exit(0)\n"
+        "os.wait()\n"
+        "store(spool, 'again')\n"
+        "os._exit(0 if all_names_in(directory) == ['parent', 'again'] else 1)\n"
+    )
+    here = str(Path(__file__).parent)
+    argv = [sys.executable, "-c", script, str(tmp_path)]
+    assert os.spawnve(os.P_WAIT, sys.executable, argv, {**os.environ, "PYTHONPATH": here}) == 0
+    assert all_names_in(tmp_path) == ["parent", "again"]
+
+
+def test_a_slot_goes_to_one_process_only_and_is_taken_again_after_a_kill(tmp_path: Path) -> None:
+    """The lock is the only sign of life."""
+    lock = take_slot(tmp_path)
+    assert lock.slot.number == 1
+    second = take_slot(tmp_path)
+    assert second.slot.number == 2
+    second.release()
+    assert is_held(Slot(tmp_path, 1))
+    child = os.fork()
+    if child == 0:
+        take_slot(tmp_path)
+        signal.pause()
+    assert eventually(lambda: is_held(Slot(tmp_path, 2)))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not is_held(Slot(tmp_path, 2))
+    lock.release()
+    assert not is_held(Slot(tmp_path, 1))
+
+
+def test_what_a_dead_process_left_is_adopted_and_delivered_once(tmp_path: Path) -> None:
+    """A child that holds slot 2 dies with waiting records; our courier sends them."""
+    spool, courier, sender = delivering(tmp_path)
+    put(spool, "mine")
+
+    def child() -> None:
+        spool.on_accept = lambda: None
+        for number in range(3):
+            put(spool, f"orphan{number}")
+
+    assert in_child(child) == 0
+    assert eventually(lambda: all(sender.has(b"<orphan%d>" % n) for n in range(3)))
+    assert courier.wait_drained(5.0)
+    stop(courier, spool)
+    totals = totals_of(tmp_path)
+    assert (totals.accepted, totals.delivered, totals.unaccounted) == (4, 4, 0)
+    assert sum(r.count(b"<orphan1>") for r in sender.requests) == 1
+    assert problems_of(tmp_path) == []
+
+
+def test_a_copy_of_a_file_gets_a_stream_id_of_its_own(tmp_path: Path) -> None:
+    """Else two copies would give the same (stream, epoch, sequence) to different records."""
+    spool = open_spool(tmp_path / "one")
+    store(spool, "a")
+    spool.close(5.0)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    ids = []
+    for name in ("one", "two"):
+        spool = open_spool(tmp_path / name)
+        store(spool, "b")
+        spool.close(5.0)
+        rows = select(
+            tmp_path / name / "memoir-0001.db", "SELECT stream_id FROM stream ORDER BY id"
+        )
+        ids.append([row[0] for row in rows])
+    assert ids[0][0] == ids[0][1] == ids[1][0]
+    assert ids[1][1] != ids[1][0]
+
+
+def test_a_file_restored_in_place_of_itself_does_not_repeat_its_numbers(tmp_path: Path) -> None:
+    """A restored backup may get the inode of the file that it replaces."""
+    directory, backup = tmp_path / "spool", tmp_path / "backup"
+    spool = open_spool(directory)
+    store(spool, "a")
+    spool.close(5.0)
+    shutil.copytree(directory, backup)
+    names = []
+    for _ in range(2):
+        spool = open_spool(directory)
+        ticket = store(spool, "b")
+        names.append((ticket.life.stream, ticket.sequence))
+        spool.close(5.0)
+        (directory / "memoir-0001.db").unlink()
+        shutil.copy(backup / "memoir-0001.db", directory / "memoir-0001.db")
+    assert names[0] != names[1]
+
+
+# -- what was in memory ---------------------------------------------------------
+
+
+def test_a_process_that_dies_in_batch_leaves_a_gap_with_an_upper_bound(tmp_path: Path) -> None:
+    """The next one to open the file names the numbers that may be lost."""
+
+    def die() -> None:
+        spool = open_spool(tmp_path, durability="batch", batch_delay_s=30.0)
+        spool.append(draft("first"))
+        assert spool.flush(5.0)
+        spool.append(draft("in memory"))
+
+    assert in_child(die) == 0
+    assert all_names_in(tmp_path) == ["first"]
+    spool = open_spool(tmp_path)
+    store(spool, "next")
+    gaps = select(
+        tmp_path / "memoir-0001.db",
+        "SELECT cause, first_sequence, last_sequence >= 2, at_most FROM gap",
+    )
+    assert gaps == [("unclean_end", 2, 1, 1)]
+    spool.close(5.0)
+
+
+def test_a_clean_end_in_batch_leaves_no_gap(tmp_path: Path) -> None:
+    """The control: only numbers that may be lost are named."""
+    spool = open_spool(tmp_path, durability="batch")
+    for number in range(10):
+        spool.append(draft(f"r{number}"))
+    spool.close(5.0)
+    spool = open_spool(tmp_path)
+    store(spool, "next")
+    assert select(tmp_path / "memoir-0001.db", "SELECT * FROM gap") == []
+    assert len(all_names_in(tmp_path)) == 11
+    spool.close(5.0)
+
+
+def test_a_process_that_dies_in_power_leaves_no_gap(tmp_path: Path) -> None:
+    """Nothing was in memory."""
+    assert in_child(lambda: store(open_spool(tmp_path), "a")) == 0
+    spool = open_spool(tmp_path)
+    store(spool, "b")
+    assert select(tmp_path / "memoir-0001.db", "SELECT * FROM gap") == []
+    assert all_names_in(tmp_path) == ["a", "b"]
+    spool.close(5.0)
+
+
+def test_a_record_handed_over_on_an_event_loop_is_named_when_the_process_dies(
+    tmp_path: Path,
+) -> None:
+    """Also the very first one, before any commit has reserved numbers."""
+
+    def die() -> None:
+        async def main() -> None:
+            spool = open_spool(tmp_path, batch_delay_s=30.0)
+            assert isinstance(spool.append(draft("in memory")), Ticket)
+            os._exit(0)
+
+        asyncio.run(main())
+
+    assert in_child(die) == 0
+    assert all_names_in(tmp_path) == []
+    spool = open_spool(tmp_path)
+    store(spool, "next")
+    assert select(tmp_path / "memoir-0001.db", "SELECT cause FROM gap") == [("unclean_end",)]
+    spool.close(5.0)
+
+
+# -- files that cannot be used ------------------------------------------------
+
+
+def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    """It is neither written to nor moved; a slot beside it is used."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool.close(5.0)
+    file = tmp_path / "memoir-0001.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = file.read_bytes()
+    spool = open_spool(tmp_path)
+    store(spool, "b")
+    assert spool.file is not None
+    assert spool.file.name == "memoir-0002"
+    spool.close(5.0)
+    assert file.read_bytes() == before
+
+
+def test_a_file_with_a_broken_header_is_moved_aside_whole_and_a_new_one_begun(
+    tmp_path: Path,
+) -> None:
+    """Nothing is deleted, and the process can go on."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool.close(5.0)
+    file = tmp_path / "memoir-0001.db"
+    broken = b"garbage!" * 4 + file.read_bytes()[32:]
+    file.write_bytes(broken)
+    spool = open_spool(tmp_path)
+    assert store(spool, "b").stored
+    aside = [path for path in tmp_path.iterdir() if path.name.startswith("broken-0001-")]
+    assert [path.read_bytes() for path in aside] == [broken]
+    assert all_names_in(tmp_path) == ["b"]
+    spool.close(5.0)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a network file system"])
+def test_without_a_usable_directory_records_are_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It says so, does not raise, and delivers from memory."""
+    directory = tmp_path / "spool"
+    if kind == "a file":
+        directory.write_text("not a directory")
+    else:
+        monkeypatch.setattr("otel_memoir.spool.directory._file_system", lambda path: "nfs4")
+    spool, courier, sender = delivering(directory)
+    put(spool, "a")
+    assert spool.file is not None
+    assert (spool.file.name, spool.file.lock) == ("memory", None)
+    assert courier.wait_drained(5.0)
+    assert sender.has(b"<a>")
+    stop(courier, spool)
+
+
+def test_a_damaged_row_is_quarantined_as_corrupt_and_the_rest_delivered(tmp_path: Path) -> None:
+    """The bad row is never sent; its neighbours are."""
+    spool = open_spool(tmp_path)
+    for number in range(5):
+        spool.append(own_draft(f"r{number}"))
+    spool.close(5.0)
+    with closing(sqlite3.connect(tmp_path / "memoir-0001.db")) as connection:
+        connection.execute(
+            "UPDATE record SET payload = CAST(payload || x'00' AS BLOB) WHERE sequence = 3"
+        )
+        connection.commit()
+    spool, courier, sender = delivering(tmp_path)
+    put(spool, "wake")
+    assert eventually(lambda: all(sender.has(b"<r%d>" % n) for n in (0, 1, 3, 4)))
+    assert courier.wait_drained(5.0)
+    stop(courier, spool)
+    assert not sender.has(b"<r2>")
+    totals = totals_of(tmp_path)
+    assert (totals.quarantined, totals.unaccounted, totals.pending) == (1, 0, 0)
+    gaps = select(
+        tmp_path / "memoir-0001.db", "SELECT cause, first_sequence, last_sequence FROM gap"
+    )
+    assert gaps == [("quarantined", 3, 3)]
+    assert problems_of(tmp_path) == []
+
+
+# -- room ---------------------------------------------------------------------
+
+
+def test_a_full_spool_refuses_and_keeps_the_last_fifth_for_urgent_records(tmp_path: Path) -> None:
+    """Below WARN it is full at four fifths."""
+    spool = open_spool(tmp_path, spool_bytes_max=2**16)
+    while isinstance(spool.append(draft("info", size=4000)), Ticket):
+        pass
+    assert totals_of(tmp_path).accepted < 14
+    assert is_refused(spool.append(draft("info", size=4000)), "full")
+    store(spool, "warn", size=4000, severity=13)
+    spool.close(5.0)
+    totals = totals_of(tmp_path)
+    assert totals.refused["full"] == 2
+    assert totals.accepted == totals.pending
+    assert problems_of(tmp_path) == []
+
+
+def test_evict_gives_up_the_oldest_batch_counts_it_and_names_it(tmp_path: Path) -> None:
+    """New records are accepted; the evicted ones are a gap with their numbers."""
+    spool = open_spool(
+        tmp_path, spool_bytes_max=2**16, when_full="evict", request_records_max=4
+    )
+    for number in range(30):
+        store(spool, f"r{number}", size=4000)
+    spool.close(5.0)
+    totals = totals_of(tmp_path)
+    assert (totals.accepted, totals.unaccounted) == (30, 0)
+    assert totals.evicted >= 16
+    assert totals.evicted % 4 == 0
+    gaps = select(
+        tmp_path / "memoir-0001.db", "SELECT first_sequence, last_sequence, records FROM gap"
+    )
+    assert gaps[0] == (1, 4, 4)
+    assert sum(gap[2] for gap in gaps) == totals.evicted
+    assert not totals.refused
+    assert problems_of(tmp_path) == []
+
+
+def test_evict_makes_room_for_a_record_larger_than_the_oldest_batch(tmp_path: Path) -> None:
+    """One batch may be too little; evicting it and refusing all the same loses both."""
+    spool = open_spool(
+        tmp_path, spool_bytes_max=2**16, when_full="evict", request_records_max=1
+    )
+    for number in range(12):
+        store(spool, f"r{number}", size=4000)
+    found = spool.append(draft("large", size=20_000))
+    spool.close(5.0)
+    assert isinstance(found, Ticket)
+
+
+def test_retention_prunes_settled_payloads_and_nothing_else(tmp_path: Path) -> None:
+    """Delivered payloads go when their time is over; a waiting one stays."""
+    spool = open_spool(tmp_path, retain_s=0.0, request_records_max=2)
+    for number in range(4):
+        store(spool, f"r{number}")
+
+    def deliver_first(file: SpoolFile) -> Batch:
+        batch = ledger.next_unledgered(file.connection, file.ledgered_id, 2**62, 2)
+        assert batch is not None
+        ledger.open_batch(file.connection, batch)
+        file.ledgered_id = batch.last_id
+        ledger.settle(file.connection, batch, State.DELIVERED, unix_ns=1)
+        return batch
+
+    assert spool.perform(deliver_first).records == 2
+    assert eventually(lambda: all_names_in(tmp_path) == ["r2", "r3"])
+    spool.close(5.0)
+    totals = totals_of(tmp_path)
+    assert (totals.delivered, totals.pending, totals.unaccounted) == (2, 2, 0)
+    assert problems_of(tmp_path) == []
+
+
+# -- commits that fail --------------------------------------------------------
+
+
+def test_a_record_that_the_full_disk_refused_is_not_said_to_be_stored(tmp_path: Path) -> None:
+    """It had a number already; its ticket must not promise what is not there."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    make_faulty(spool, "COMMIT", disk_full())
+    found = spool.append(draft("b"))
+    assert "b" not in all_names_in(tmp_path)
+    assert not (isinstance(found, Ticket) and (found.stored or found.wait(1.0)))
+
+
+def test_numbers_that_the_full_disk_took_are_a_gap_and_the_stream_goes_on(tmp_path: Path) -> None:
+    """Counted as disk_full, with the number that is missing."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    make_faulty(spool, "COMMIT", disk_full())
+    spool.append(draft("b"))
+    assert spool.flush(2.0)
+    assert problems_of(tmp_path) == []
+    assert store(spool, "c").sequence == 3
+    gaps = select(
+        tmp_path / "memoir-0001.db", "SELECT cause, first_sequence, last_sequence FROM gap"
+    )
+    assert gaps == [("refused:disk_full", 2, 2)]
+    assert dict(totals_of(tmp_path).refused) == {"disk_full": 1}
+    spool.close(5.0)
+    assert problems_of(tmp_path) == []
+
+
+def test_a_flush_on_a_full_disk_says_no_and_does_not_raise(tmp_path: Path) -> None:
+    """``force_flush`` calls it from the application."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    make_faulty(spool, "COMMIT", disk_full(), times=2)
+    assert spool.flush(1.0) is False
+    assert spool.flush(1.0) is True
+    spool.close(5.0)
+
+
+@pytest.mark.parametrize("error", [disk_full(), KeyboardInterrupt()], ids=["disk full", "torn"])
+def test_a_batch_whose_first_attempt_could_not_be_committed_is_sent_and_settled(
+    tmp_path: Path, error: BaseException
+) -> None:
+    """What the attempt noted in memory must be undone with its transaction."""
+    spool, courier, _ = delivering(tmp_path, backoff_initial_s=0.01)
+    spool.on_accept = lambda: None
+    put(spool, "a")
+    put(spool, "b")
+    make_faulty(spool, "COMMIT", error)
+    if isinstance(error, KeyboardInterrupt):
+        source = next(iter(courier._planner.sources()))
+        batch = courier._planner.next_batch(source, skip=None, hurry=True)
+        assert batch is not None
+        with pytest.raises(KeyboardInterrupt):
+            courier._dispatcher._note_attempt(source, batch)
+    spool.on_accept = courier.wake
+    courier.wake()
+    assert courier.wait_drained(5.0)
+    stop(courier, spool)
+    totals = totals_of(tmp_path)
+    assert (totals.accepted, totals.delivered) == (2, 2)
+    assert problems_of(tmp_path) == []
+
+
+def test_a_gap_whose_event_was_refused_is_told_later(tmp_path: Path) -> None:
+    """While the disk is low the event finds no room; it must not count as told."""
+    spool, courier, sender = delivering(tmp_path, record_bytes_max=2000)
+    put(spool, "a")
+    assert spool._upkeep is not None
+    spool.append(own_draft("large", size=3000))
+    plain = spool._reason_to_refuse
+    spool._reason_to_refuse = (  # type: ignore[method-assign]  # no room for a while
+        lambda found, on_loop: plain(found._replace(payload=bytes(3000)), on_loop)
+    )
+    assert spool.flush(2.0)
+    waiting = threading.Event()
+    for _ in range(3):
+        courier.wake()
+        waiting.wait(0.1)
+    refused = sum(totals_of(tmp_path).refused.values())
+    spool._reason_to_refuse = plain  # type: ignore[method-assign]  # room again
+    courier.wake()
+    told = eventually(lambda: sender.has(b"refused:too_large"), 3.0)
+    stop(courier, spool)
+    assert told
+    assert refused == 1, "each try to tell counted as another refusal"
