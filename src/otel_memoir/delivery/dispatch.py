@@ -1,0 +1,371 @@
+"""One attempt: write it down, send it, judge the answer, settle.
+
+Before a request leaves, its batch and the attempt are fsynced; after a crash the
+ledger therefore knows every batch that may have arrived. The settlement of one
+batch and the attempt of the next share a commit.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from otel_memoir.delivery.backoff import Backoff
+from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.delivery.policy import Action, Decision, decide
+from otel_memoir.delivery.request import build_request
+from otel_memoir.delivery.sources import Source
+from otel_memoir.delivery.tally import DeliveryTally
+from otel_memoir.diagnostics import complaints
+from otel_memoir.settings import Settings
+from otel_memoir.spool import Batch, Hold, State, ledger
+from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.upkeep import give_up
+
+STREAM_HEADER = "memoir-stream-id"
+"""Lets a Collector key a message by its stream (``docs/collector.md``)."""
+
+_Write = Callable[[SpoolFile], None]
+
+
+class Sender(Protocol):
+    """Sends one request and judges the answer. Never raises an ``Exception``."""
+
+    def send(
+        self, request: bytes, *, headers: Mapping[str, str], timeout: float | None = None
+    ) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+@dataclass
+class Pace:
+    """When the destination may be tried next (monotonic seconds), and why not now."""
+
+    failures: int = 0
+    not_before_s: float = float("-inf")
+    hold: Hold | None = None
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    source: Source
+    batch: Batch
+    write: _Write
+    delivered: bool
+
+
+class Dispatcher:
+    """Carries batches to the destination. Only the courier's thread calls it."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        settings: Settings,
+        backoff: Backoff,
+        tally: DeliveryTally,
+        *,
+        reading: threading.RLock,
+        wall_ns: Callable[[], int],
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._reading = reading
+        self._sender = sender
+        self._settings = settings
+        self._backoff = backoff
+        self._tally = tally
+        self._wall_ns = wall_ns
+        self._monotonic_s = monotonic_s
+        self.pace = Pace()
+        self._unwritten: _Unwritten | None = None
+        self._deliveries = 0
+        self._deliveries_at_failure: dict[tuple[str, int], int] = {}
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether an answer is known that is not on disk yet."""
+        return self._unwritten is not None
+
+    def unwritten_of(self, source: Source) -> int | None:
+        """The batch of a file whose answer is not on disk yet."""
+        unwritten = self._unwritten
+        return unwritten.batch.number if unwritten and unwritten.source is source else None
+
+    def write(self) -> None:
+        """Write the last answer down, if that has not happened yet."""
+        unwritten = self._unwritten
+        if unwritten is not None:
+            unwritten.source.perform(unwritten.write)
+            self._written(unwritten)
+
+    def _written(self, unwritten: _Unwritten) -> None:
+        self._unwritten = None
+        unwritten.source.settled(unwritten.batch.bytes, delivered=unwritten.delivered)
+
+    def restore_pace(self, source: Source) -> None:
+        """After a restart, wait as long as the server had asked, but at most our maximum."""
+        hold, not_before_ns = ledger.read_hold(source.file.reader)
+        wait_s = (not_before_ns - self._wall_ns()) / 1e9
+        if wait_s > 0:
+            wait_s = min(wait_s, self._settings.backoff_max_s)
+            self.pace = Pace(hold=hold, not_before_s=self._monotonic_s() + wait_s)
+
+    # -- one attempt ----------------------------------------------------------
+
+    def attempt(self, source: Source, batch: Batch) -> None:
+        """Send a batch once and decide what becomes of it."""
+        rows, wrong = source.file.rows(batch.first_id, batch.last_id)
+        if wrong:
+            self.write()
+            self._set_aside(source, batch, wrong)
+            return
+        if self._unwritten is not None and self._unwritten.source is not source:
+            self.write()
+        self._note_attempt(source, batch)
+        stream = source.file.stream(batch.stream)
+        outcome = self._send(build_request([(r.envelope, r.payload) for r in rows]), {
+            STREAM_HEADER: stream.stream_id
+        })
+        self._act(source, replace(batch, attempts=batch.attempts + 1), outcome)
+
+    def _send(self, request: bytes, headers: Mapping[str, str]) -> Outcome:
+        began_s = self._monotonic_s()
+        # A fork waits for ``reading``; it must not wait for a server.
+        self._reading.release()
+        try:
+            outcome = self._sender.send(request, headers=headers)
+        finally:
+            self._reading.acquire()
+        self._tally.attempted(outcome, self._monotonic_s() - began_s)
+        return outcome
+
+    def _note_attempt(self, source: Source, batch: Batch) -> None:
+        unwritten = self._unwritten
+
+        def note(file: SpoolFile) -> None:
+            if unwritten is not None:
+                unwritten.write(file)
+            self._enter(file, batch)
+            ledger.note_attempt(file.connection, batch)
+
+        source.perform(note)
+        if unwritten is not None:
+            self._written(unwritten)
+
+    def _act(self, source: Source, batch: Batch, outcome: Outcome) -> None:
+        decision = decide(batch, outcome, others_delivered=self._others_delivered(source, batch))
+        if decision.action is Action.PROBE:
+            decision, outcome = self._probe(decision, outcome)
+        {
+            Action.DELIVER: self._deliver,
+            Action.HALVE: self._halve,
+            Action.QUARANTINE: self._quarantine,
+        }.get(decision.action, self._keep)(source, batch, outcome, decision)
+
+    def _others_delivered(self, source: Source, batch: Batch) -> bool:
+        before = self._deliveries_at_failure.get((source.file.name, batch.number))
+        return before is not None and self._deliveries > before
+
+    def _probe(self, decision: Decision, outcome: Outcome) -> tuple[Decision, Outcome]:
+        """Tell a record at fault from a destination at fault: send nothing and see."""
+        answer = self._send(b"", {})
+        if answer.verdict is Verdict.DELIVERED:
+            return replace(decision, action=Action.QUARANTINE), outcome
+        return replace(decision, action=Action.HOLD, pause=True), outcome
+
+    # -- what becomes of it ---------------------------------------------------
+
+    def _deliver(self, source: Source, batch: Batch, outcome: Outcome, _: Decision) -> None:
+        now_ns = self._wall_ns()
+        rejected = min(outcome.rejected, batch.records)
+        resumed = self.pace != Pace()
+
+        def write(file: SpoolFile) -> None:
+            ledger.note_clear_answer(file.connection, batch)
+            ledger.settle(
+                file.connection, batch, State.DELIVERED, unix_ns=now_ns, rejected=rejected,
+                code=outcome.code, message=outcome.message,
+            )
+            if rejected:
+                ledger.note_gap(
+                    file.connection, batch.stream, "rejected", rejected, unix_ns=now_ns,
+                    first_sequence=batch.first_sequence, last_sequence=batch.last_sequence,
+                    at_most=False, message=outcome.message,
+                )
+            if resumed:
+                ledger.set_hold(file.connection, None, 0)
+
+        self.pace = Pace()
+        self._deliveries += 1
+        self._deliveries_at_failure.pop((source.file.name, batch.number), None)
+        self._tally.settled(State.DELIVERED, batch.records - rejected)
+        if rejected:
+            self._tally.settled(State.REJECTED, rejected)
+        if outcome.hint:
+            complaints.say(f"answer {outcome.code}", outcome.hint)
+        self._unwritten = _Unwritten(source, batch, write, delivered=True)
+
+    def _quarantine(self, source: Source, batch: Batch, outcome: Outcome, _: Decision) -> None:
+        now_ns = self._wall_ns()
+
+        def write(file: SpoolFile) -> None:
+            self._clear_if_certain(file, batch, outcome)
+            give_up(
+                file.connection, batch, State.QUARANTINED, unix_ns=now_ns, code=outcome.code,
+                message=outcome.message,
+            )
+
+        self._tally.settled(State.QUARANTINED, batch.records)
+        complaints.say(
+            "quarantine",
+            f"{batch.records} record(s) were quarantined ({outcome.code}: {outcome.message}); "
+            "see `otel-memoir quarantine list`",
+        )
+        self._unwritten = _Unwritten(source, batch, write, delivered=False)
+
+    def _keep(self, source: Source, batch: Batch, outcome: Outcome, decision: Decision) -> None:
+        """Keep a batch for later: after a backoff, on hold, or in the side lane."""
+        now_ns = self._wall_ns()
+        held = decision.action is Action.HOLD
+        delay_s = self._delay_s(batch, outcome, decision)
+        self._deliveries_at_failure[source.file.name, batch.number] = self._deliveries
+        if decision.pause:
+            self._pause(outcome, held=held)
+        pace, until_ns = self.pace, now_ns + int(delay_s * 1e9)
+        lane = "side" if decision.action is Action.SIDE_LANE else batch.lane
+        pause_ns = now_ns + int(max(0.0, pace.not_before_s - self._monotonic_s()) * 1e9)
+
+        def write(file: SpoolFile) -> None:
+            self._clear_if_certain(file, batch, outcome)
+            ledger.postpone(
+                # A server that was not reached, or that asked for time, says nothing
+                # about the batch: its place in the order stays.
+                file.connection, batch, until_unix_ns=until_ns, failed=outcome.ambiguous,
+                suspect=decision.suspect, lane=lane, code=outcome.code, message=outcome.message,
+            )
+            if decision.pause:
+                ledger.set_hold(file.connection, pace.hold, pause_ns)
+
+        source.perform(write)
+
+    def _delay_s(self, batch: Batch, outcome: Outcome, decision: Decision) -> float:
+        """How long this batch waits: nothing, where the whole destination waits for it."""
+        if decision.action is Action.SIDE_LANE or batch.lane == "side":
+            return self._settings.backoff_max_s
+        if decision.pause:
+            return 0.0
+        return self._backoff.next_delay_s(batch.failures + 1, at_least_s=outcome.retry_after_s)
+
+    def _pause(self, outcome: Outcome, *, held: bool) -> None:
+        pace = self.pace
+        failures = pace.failures + 1
+        wait_s = self._backoff.next_delay_s(failures, at_least_s=outcome.retry_after_s)
+        hold = pace.hold if not held else None
+        if held:
+            wait_s = self._settings.hold_probe_interval_s
+            since = pace.hold.since_unix_ns if pace.hold else self._wall_ns()
+            hold = Hold(
+                since_unix_ns=since, code=outcome.code, message=outcome.message, hint=outcome.hint
+            )
+            complaints.say(
+                f"hold {outcome.code}",
+                f"delivery is on hold ({outcome.code}: {outcome.message}). {outcome.hint} "
+                "Nothing is dropped; it goes on by itself once the answer changes.",
+            )
+        self.pace = Pace(failures, self._monotonic_s() + wait_s, hold)
+
+    def _clear_if_certain(self, file: SpoolFile, batch: Batch, outcome: Outcome) -> None:
+        if not outcome.ambiguous:
+            ledger.note_clear_answer(file.connection, batch)
+
+    def expire(self, source: Source, batch: Batch) -> None:
+        """Give up on a batch that waited too long; counted, and told as a gap."""
+        now_ns = self._wall_ns()
+
+        def write(file: SpoolFile) -> None:
+            self._enter(file, batch)
+            give_up(file.connection, batch, State.EXPIRED, unix_ns=now_ns)
+
+        self.write()
+        source.perform(write)
+        source.settled(batch.bytes, delivered=False)
+        self._tally.settled(State.EXPIRED, batch.records)
+
+    def _enter(self, file: SpoolFile, batch: Batch) -> None:
+        """Write the ledger row of a batch that has none yet."""
+        if batch.first_id > file.ledgered_id:
+            ledger.open_batch(file.connection, batch)
+            file.ledgered_id = batch.last_id
+
+    # -- parts ----------------------------------------------------------------
+
+    def _halve(self, source: Source, batch: Batch, outcome: Outcome, decision: Decision) -> None:
+        """Replace a batch by two halves of about equal bytes."""
+        sizes = ledger.sizes(source.file.reader, batch)
+        if decision.pause:
+            self._pause(outcome, held=False)
+        cut = _middle([size for _, _, size in sizes])
+        self._replace(source, batch, [sizes[:cut], sizes[cut:]], outcome)
+
+    def _set_aside(self, source: Source, batch: Batch, wrong: Mapping[int, str]) -> None:
+        """Part the rows that are not what was written from the good ones around them."""
+        runs: list[list[tuple[int, int, int]]] = []
+        sizes = {id_: (sequence, size) for id_, sequence, size in
+                 ledger.sizes(source.file.reader, batch)}
+        for offset in range(batch.records):
+            id_ = batch.first_id + offset
+            sequence, size = sizes.get(id_, (batch.first_sequence + offset, 0))
+            if not runs or (id_ in wrong) or (runs[-1][-1][0] in wrong):
+                runs.append([])
+            runs[-1].append((id_, sequence, size))
+        self._replace(source, batch, runs, None, wrong)
+
+    def _replace(
+        self,
+        source: Source,
+        batch: Batch,
+        runs: list[list[tuple[int, int, int]]],
+        outcome: Outcome | None,
+        wrong: Mapping[int, str] | None = None,
+    ) -> None:
+        now_ns = self._wall_ns()
+        numbers = source.batch_numbers(len(runs))
+        parts = [_part(batch, number, run) for number, run in zip(numbers, runs)]
+
+        def write(file: SpoolFile) -> None:
+            self._enter(file, batch)
+            if outcome is not None:
+                self._clear_if_certain(file, batch, outcome)
+            ledger.split(file.connection, batch, parts)
+            for part in parts:
+                if wrong and part.first_id in wrong:
+                    give_up(
+                        file.connection, part, State.QUARANTINED, unix_ns=now_ns,
+                        code="corrupt", message=wrong[part.first_id],
+                    )
+
+        source.perform(write)
+        for part in parts:
+            if wrong and part.first_id in wrong:
+                self._tally.settled(State.QUARANTINED, part.records)
+                source.settled(part.bytes, delivered=False)
+
+
+def _middle(sizes: list[int]) -> int:
+    """Where to cut a list, so that both sides have an item and about the same sum."""
+    sums = list(itertools.accumulate(sizes))
+    return min(max(1, bisect.bisect_left(sums, sums[-1] / 2)), len(sizes) - 1)
+
+
+def _part(batch: Batch, number: int, run: list[tuple[int, int, int]]) -> Batch:
+    return Batch(
+        number=number, stream=batch.stream, first_id=run[0][0], last_id=run[-1][0],
+        first_sequence=run[0][1], last_sequence=run[-1][1], records=len(run),
+        bytes=sum(size for _, _, size in run), lane=batch.lane,
+    )

@@ -1,0 +1,148 @@
+"""Which batch goes next, and from which file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from otel_memoir.delivery.sources import AdoptedSource, Adoption, OwnSource, Source
+from otel_memoir.settings import Settings
+from otel_memoir.spool import Batch, Spool, ledger
+
+
+class Planner:
+    """Chooses the next batch. Only the courier's thread calls it.
+
+    Args:
+        spool: This process's spool.
+
+        settings: The settings.
+
+        wall_ns: The wall clock.
+
+        monotonic_s: The clock for durations.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        settings: Settings,
+        *,
+        wall_ns: Callable[[], int],
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._spool = spool
+        self._settings = settings
+        self._wall_ns = wall_ns
+        self._monotonic_s = monotonic_s
+        self._own: OwnSource | None = None
+        self._adopted: list[AdoptedSource] = []
+        self._adoption = Adoption(spool.directory, wall_ns=wall_ns)
+        self._next_look_s = float("-inf")
+        self._filling = (0, 0.0)
+        self._began_s = monotonic_s()
+
+    def sources(self) -> list[Source]:
+        """The files that this courier delivers, our own first."""
+        file = self._spool.file
+        if file is None:
+            self._own = None
+        elif self._own is None or self._own.file is not file:
+            self._own = OwnSource(self._spool, file)
+        return [*([self._own] if self._own else []), *self._adopted]
+
+    def look_around(self) -> None:
+        """Adopt files of dead processes, once every ``adoption_interval_s``."""
+        now_s = self._monotonic_s()
+        if now_s >= self._next_look_s:
+            self._adopted += self._adoption.look()
+            self._next_look_s = now_s + self._settings.adoption_interval_s
+
+    def let_go(self) -> None:
+        """Give back the adopted files in which nothing waits any more."""
+        for source in [s for s in self._adopted if s.is_drained()]:
+            self._adopted.remove(source)
+            self._adoption.release(source)
+
+    def release_all(self) -> None:
+        """Give back every adopted file, drained or not."""
+        while self._adopted:
+            self._adoption.release(self._adopted.pop())
+
+    def abandon(self) -> None:
+        """In a fork child: let go of the parent's files without touching them."""
+        for source in self._adopted:
+            source.file.abandon()
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether files of dead processes were looked for yet."""
+        return self._next_look_s > float("-inf")
+
+    def adopted_any(self) -> bool:
+        """Whether files of dead processes are being delivered."""
+        return bool(self._adopted)
+
+    def next_batch(self, source: Source, *, skip: int | None, hurry: bool) -> Batch | None:
+        """The batch of a file that should be sent now, if any.
+
+        Args:
+            source: The file.
+
+            skip: A batch whose settlement is not written yet.
+
+            hurry: Send a batch that could still fill up.
+        """
+        now_ns = self._wall_ns()
+
+        def due(lane: str) -> list[Batch]:
+            tried = ledger.waiting(source.file.reader, lane=lane)
+            return [b for b in tried if b.next_attempt_unix_ns <= now_ns and b.number != skip]
+
+        candidates = due("main")[:2]
+        if len(candidates) < 2 and (fresh := self._fresh(source, hurry=hurry)):
+            candidates.append(fresh)
+        failures = candidates[0].failures if len(candidates) > 1 else 0
+        if failures >= 2 and failures % 2 == 0 and not candidates[0].suspect:
+            # Every other try goes to a later batch: only that tells whether the
+            # destination is at fault or the batch.
+            return candidates[1]
+        return next(iter(candidates or due("side")), None)
+
+    def is_expired(self, source: Source, batch: Batch) -> bool:
+        """Whether a batch waited longer than ``expire_after_s``, by both clocks.
+
+        A wall clock that jumped must not expire anything, so this courier has to have
+        tried for as long as well.
+        """
+        limit_s = self._settings.expire_after_s
+        if limit_s is None or self._monotonic_s() - self._began_s < limit_s:
+            return False
+        accepted_ns = ledger.youngest_unix_ns(source.file.reader, batch)
+        return (self._wall_ns() - accepted_ns) / 1e9 > limit_s
+
+    def _fresh(self, source: Source, *, hurry: bool) -> Batch | None:
+        """The next rows that were never sent, unless their batch should fill up first."""
+        found = self._unledgered(source, close_open=False)
+        if found is None and isinstance(source, OwnSource) and (hurry or self._fill_s() <= 0):
+            found = self._unledgered(source, close_open=True)
+        return found
+
+    def _unledgered(self, source: Source, *, close_open: bool) -> Batch | None:
+        end = source.end_of_closed(close_open=close_open)
+        return ledger.next_unledgered(
+            source.file.reader, source.file.ledgered_id, end, self._settings.request_records_max
+        )
+
+    def _fill_s(self) -> float:
+        """How long the open batch may go on filling, in seconds; infinite if it is empty."""
+        number, records = self._spool.open_batch
+        if not records:
+            return float("inf")
+        if self._filling[0] != number:
+            self._filling = (number, self._monotonic_s())
+        return self._filling[1] + self._settings.linger_s - self._monotonic_s()
+
+    def idle_s(self, most_s: float) -> float:
+        """How long there is nothing to plan, in seconds."""
+        until_look_s = self._next_look_s - self._monotonic_s()
+        return max(0.001, min(most_s, self._fill_s(), until_look_s))
