@@ -1,0 +1,74 @@
+"""The event that tells of a loss: ``memoir.delivery.gap``."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_memoir.delivery.encoding import encode_record, join_envelope
+from otel_memoir.delivery.request import split_envelope
+from otel_memoir.spool import Draft
+from otel_memoir.spool.ledger import Gap
+from otel_memoir.stamping import new_uid
+
+OPS_SCOPE = "otel_memoir.ops"
+"""The instrumentation scope of events about otel-memoir itself."""
+
+GAP_EVENT = "memoir.delivery.gap"
+
+
+def gap_draft(gap: Gap, envelope: bytes | None) -> Draft:
+    """The record that tells of a gap.
+
+    Args:
+        gap: The loss.
+
+        envelope: An envelope of the process that lost the records; the event then
+            has that process's resource.
+    """
+    record = LogRecord(
+        timestamp=gap.noticed_unix_ns,
+        severity_number=SeverityNumber.WARN,
+        severity_text="WARN",
+        body=_sentence(gap),
+        event_name=GAP_EVENT,
+        attributes=_attributes(gap),
+    )
+    encoded = encode_record(
+        SimpleNamespace(
+            log_record=record, resource=Resource.get_empty(), dropped_attributes=0,
+            instrumentation_scope=InstrumentationScope(OPS_SCOPE),
+        )
+    )
+    own_resource, scope = split_envelope(encoded.envelope)
+    resource = split_envelope(envelope)[0] if envelope else own_resource
+    return Draft(
+        join_envelope(resource, scope), encoded.payload, encoded.severity, new_uid(), timed=True
+    )
+
+
+def _sentence(gap: Gap) -> str:
+    amount = f"{'at most ' if gap.at_most else ''}{gap.records} record(s)"
+    where = (
+        f" between sequence {gap.first_sequence} and {gap.last_sequence}"
+        if gap.first_sequence is not None else ""
+    )
+    stream = f"stream {gap.stream.stream_id} epoch {gap.stream.epoch}"
+    return f"{amount} of {stream}{where} were not delivered: {gap.cause}"
+
+
+def _attributes(gap: Gap) -> dict[str, str | int | bool]:
+    found: dict[str, str | int | bool | None] = {
+        "memoir.gap.cause": gap.cause,
+        "memoir.gap.records": gap.records,
+        "memoir.gap.at_most": gap.at_most,
+        "memoir.gap.stream.id": gap.stream.stream_id,
+        "memoir.gap.stream.epoch": gap.stream.epoch,
+        "memoir.gap.first_sequence": gap.first_sequence,
+        "memoir.gap.last_sequence": gap.last_sequence,
+        "memoir.gap.message": gap.message or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,221 @@
+"""What a processor and an exporter have in common: record in, spool, courier, out.
+
+A pipeline may have several holders (the entry point makes a processor and an exporter
+over one pipeline); the last one that lets go closes it. Everything is made at the
+first record: constructing opens no file and starts no thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.context import get_value
+
+from otel_memoir.clock import Clock, SystemClock
+from otel_memoir.delivery import Courier
+from otel_memoir.delivery.destination import make_sender, resolve_destination
+from otel_memoir.delivery.dispatch import Sender
+from otel_memoir.delivery.encoding import StampTemplate, encode_record
+from otel_memoir.delivery.lazy_sender import LazySender
+from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
+from otel_memoir.observe import observe
+from otel_memoir.sdk.gap_event import gap_draft
+from otel_memoir.settings import Settings
+from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
+from otel_memoir.spool.directory import Slot
+from otel_memoir.spool.inspect import status_of, status_of_slot
+from otel_memoir.stamping import StreamStamper, new_uid
+
+_OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
+"""Loggers that speak while we deliver; what they say then would never end (#2701)."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    spool: Spool
+    courier: Courier
+
+
+class Pipeline:
+    """From a log record to the destination.
+
+    Args:
+        settings: The settings.
+
+        clock: What stamps are taken from.
+
+        sender: How to send; by default over OTLP to the configured destination.
+
+        environ: The environment, for the ``OTEL_EXPORTER_OTLP_*`` variables.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        sender: Sender | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._clock = clock or SystemClock()
+        self._environ = os.environ if environ is None else environ
+        self._sender = sender
+        self._made: dict[str, _Parts] = {}
+        self._holders = 0
+        self._slot: Slot | None = None
+        self._closed = False
+        self.mark = object()
+
+    # -- in -------------------------------------------------------------------
+
+    def store(self, record: Any) -> Ticket | Refused | None:
+        """Accept a log record of the SDK, or say why not.
+
+        Returns:
+            As ``Spool.append``; ``None`` also for what our own delivery logs.
+        """
+        scope = record.instrumentation_scope
+        if get_value(CONTRIB_SUPPRESS_KEY) and scope and scope.name.startswith(_OWN_SCOPES):
+            return None
+        parts = self._made.get("parts") or self._make(record.resource)
+        encoded = encode_record(record)
+        draft = Draft(
+            encoded.envelope, encoded.payload, encoded.severity, new_uid(),
+            bool(record.log_record.timestamp),
+        )
+        return parts.spool.append(draft)
+
+    def _make(self, resource: Any) -> _Parts:
+        """Make the parts once; of two threads that try, one wins and nothing was opened."""
+        spool = Spool(
+            self.settings, directory=spool_directory(self.settings, resource),
+            make_stamper=lambda stream: StreamStamper(
+                stream, clock=self._clock,
+                make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
+            ),
+        )
+        sender = self._sender or LazySender(
+            lambda: make_sender(
+                resolve_destination(self.settings, self._environ, complain=_complain)
+            )
+        )
+        courier = Courier(spool, sender, self.settings, make_gap_draft=gap_draft)
+        spool.on_accept = courier.wake
+        spool.on_forget = courier.forget
+        mine = _Parts(spool, courier)
+        parts = self._made.setdefault("parts", mine)
+        if parts is mine:
+            observe(self)
+        if self._closed:
+            parts.spool.close(0.0)
+        return parts
+
+    # -- asking ---------------------------------------------------------------
+
+    def flush(self, timeout: float) -> bool:
+        """Fsync all that was accepted; return whether that was done in ``timeout`` seconds."""
+        parts = self._made.get("parts")
+        return parts is None or parts.spool.flush(timeout)
+
+    def wait_delivered(self, timeout: float) -> bool:
+        """Wait until all accepted so far is delivered; return whether it is."""
+        parts = self._made.get("parts")
+        if parts is None:
+            return True
+        if parts.spool.file is None:
+            return self.status().totals.pending == 0 and not parts.courier.tally.lost()
+        deadline_s = time.monotonic() + timeout
+        drained = parts.spool.flush(timeout) and parts.courier.wait_drained(
+            deadline_s - time.monotonic()
+        )
+        return drained and not parts.courier.tally.lost()
+
+    def status(self) -> SpoolStatus:
+        """The numbers of promise 2 for the file of this process, also after its end."""
+        parts = self._made.get("parts")
+        if parts is None:
+            return SpoolStatus(name="", path="", alive=False)
+        with parts.spool.reading:
+            return self._status(parts)
+
+    def _status(self, parts: _Parts) -> SpoolStatus:
+        file = parts.spool.file
+        if file is not None:
+            self._slot = file.lock.slot if file.lock else None
+        if file is not None and file.lock is None:
+            found = status_of(
+                file.connection, name=file.name, path="", alive=True, now_ns=time.time_ns()
+            )
+        elif self._slot is not None:
+            found = status_of_slot(self._slot)
+        else:
+            found = SpoolStatus(name="", path="", alive=False)
+        late = Totals(refused=dict(parts.spool.refused_unwritten))
+        return replace(found, totals=found.totals + late)
+
+    def outcomes(self) -> dict[State, int]:
+        """Records by final outcome, since this process began."""
+        parts = self._made.get("parts")
+        return parts.courier.tally.outcomes() if parts else {}
+
+    def attempts(self) -> dict[str, int]:
+        """Requests by answer, since this process began."""
+        parts = self._made.get("parts")
+        return parts.courier.tally.attempts() if parts else {}
+
+    @property
+    def courier(self) -> Courier | None:
+        """The courier, once there was a record."""
+        parts = self._made.get("parts")
+        return parts.courier if parts else None
+
+    # -- the end --------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Count one more holder."""
+        self._holders += 1
+
+    def let_go(self, timeout: float) -> None:
+        """Count one holder less; the last one closes."""
+        self._holders -= 1
+        if self._holders <= 0:
+            self.close(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Deliver for at most ``timeout`` seconds, then close. The rest stays on disk."""
+        self._closed = True
+        parts = self._made.get("parts")
+        if parts is None:
+            return
+        deadline_s = time.monotonic() + timeout
+        self.status()
+        parts.spool.flush(min(timeout, 1.0))
+        parts.courier.close(max(0.0, deadline_s - time.monotonic()))
+        parts.spool.close(max(0.5, deadline_s - time.monotonic()))
+
+
+def spool_directory(settings: Settings, resource: Any = None) -> Path:
+    """Where the spool files are: the explicit directory, else one for the service.
+
+    The default is ``$XDG_STATE_HOME`` or ``~/.local/state`` (XDG Base Directory
+    Specification), then ``otel-memoir``, then the service name.
+    """
+    if settings.spool_dir:
+        return Path(settings.spool_dir).expanduser()
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    service = resource.attributes.get("service.name", "") if resource is not None else ""
+    name = re.sub(r"[^\w.-]+", "_", str(service) or "unknown_service").strip(".") or "_"
+    return Path(base) / "otel-memoir" / name[:100]
+
+
+def _complain(sentence: str) -> None:
+    complaints.say(f"destination {sentence}", sentence)
+
+
