@@ -1,0 +1,44 @@
+"""Fixtures for tests against a real OpenTelemetry Collector."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from collector import Collector
+
+WITHOUT = "MEMOIR_TEST_WITHOUT_COLLECTOR"
+TOOL = Path(__file__).resolve().parent.parent / "tools" / "collector.py"
+# The tool ends a build after 15 minutes, with the reason: it must be the first to give up.
+FIND_TIMEOUT_S = 17 * 60
+
+
+@pytest.fixture(scope="session")
+def otelcol() -> Path:
+    """Path of a real Collector, built on first need; the test fails when there is none."""
+    if os.environ.get(WITHOUT) == "1":
+        pytest.skip(f"{WITHOUT}=1: this test needs a real Collector; unset it to run the test")
+    found = subprocess.run(
+        [sys.executable, str(TOOL)], capture_output=True, text=True, timeout=FIND_TIMEOUT_S,
+        check=False,
+    )
+    if found.returncode != 0:
+        pytest.fail(
+            f"{found.stderr[-4000:]}\nOr leave out what needs a Collector: {WITHOUT}=1",
+            pytrace=False,
+        )
+    return Path(found.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def collector(otelcol: Path, tmp_path: Path) -> Iterator[Collector]:
+    """A running sink: takes OTLP over HTTP and gRPC; `received()` tells what has arrived."""
+    directory = tmp_path / "collector"
+    directory.mkdir()
+    with Collector(otelcol, directory) as running:
+        yield running
