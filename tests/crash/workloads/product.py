@@ -1,0 +1,133 @@
+"""Emits through the whole product and promises each record once its emit returned.
+
+Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone]
+
+A child process that dies without a goodbye leaves a first spool file, which is then
+adopted: emitting, committing in groups, settling, checkpoints and adoption all happen.
+``SYNCHRONOUS`` is FULL; NORMAL and OFF break the promise on purpose. A promise is only
+given for a record whose ticket says that it is stored. ``alone`` leaves out the child.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+from typing import Any
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+
+from otel_memoir.sdk.pipeline import Pipeline
+from otel_memoir.settings import Settings
+from otel_memoir.spool import Ticket, connection, file, upkeep
+from otel_memoir.testing import ScriptedCollector
+
+THREADS = 3
+DIRECTORY, SYNCHRONOUS, RECORDS, *ALONE = sys.argv[1:]
+
+
+def weaken_and_shrink() -> None:
+    """Set the asked level instead of the product's, and make checkpoints come soon."""
+    configure = connection._configure
+
+    def set_synchronous(opened: sqlite3.Connection, level: str) -> None:
+        del level
+        opened.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
+
+    def configure_small(opened: sqlite3.Connection, *, on_disk: bool) -> None:
+        configure(opened, on_disk=on_disk)
+        opened.execute("PRAGMA wal_autocheckpoint = 24")
+
+    connection._configure = configure_small
+    connection.set_synchronous = set_synchronous
+    file.set_synchronous = set_synchronous
+    upkeep.BALLAST_BYTES = 4096
+
+
+class Promising(LogRecordProcessor):
+    """Promises what the pipeline stored."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+
+    def on_emit(self, log_record: Any) -> None:
+        stored = self.pipeline.store(log_record)
+        if isinstance(stored, Ticket) and stored.stored:
+            number = log_record.log_record.attributes["number"]
+            os.write(1, b"ACK %s\n" % number.encode())
+
+    def shutdown(self) -> None:
+        self.pipeline.close(2.0)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self.pipeline.flush(timeout_millis / 1000)
+
+
+def pipeline(endpoint: str) -> Pipeline:
+    """A pipeline with short intervals."""
+    return Pipeline(
+        Settings(
+            spool_dir=DIRECTORY, endpoint=endpoint, linger_s=0.0, disk_free_bytes_min=0,
+            adoption_interval_s=0.05, request_records_max=8, backoff_initial_s=0.05,
+            backoff_max_s=0.1, emit_timeout_s=5.0,
+        ),
+        environ={},
+    )
+
+
+def emit(provider: LoggerProvider, name: str, count: int) -> None:
+    """Emit numbered records."""
+    logger = provider.get_logger("product")
+    for number in range(count):
+        logger.emit(
+            LogRecord(
+                severity_number=SeverityNumber.INFO, body=f"<{name}.{number}>",
+                attributes={"number": f"{name}.{number}"},
+            )
+        )
+
+
+def die_with_records(endpoint: str) -> None:
+    """Leave a file with waiting records behind, as a killed process does."""
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(Promising(pipeline(endpoint)))
+    emit(provider, "dead", 6)
+    os._exit(0)
+
+
+def leave_a_dead_file() -> None:
+    """While we hold the first slot, a child takes the second and dies."""
+    child = os.fork()
+    if child == 0:
+        die_with_records("http://127.0.0.1:9")
+    os.waitpid(child, 0)
+
+
+def main() -> None:
+    """Leave a dead file, then emit from several threads and deliver all of it."""
+    weaken_and_shrink()
+    with ScriptedCollector() as collector:
+        provider = LoggerProvider(shutdown_on_exit=False)
+        mine = pipeline(collector.endpoint)
+        provider.add_log_record_processor(Promising(mine))
+        emit(provider, "first", 1)
+        if not ALONE:
+            leave_a_dead_file()
+        threads = [
+            threading.Thread(
+                target=emit, args=(provider, f"t{number}", int(RECORDS) // THREADS),
+                name=f"emitter-{number}",
+            )
+            for number in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        mine.wait_delivered(3.0)
+        provider.shutdown()
+
+
+main()

@@ -1,0 +1,82 @@
+"""Power cuts, at every point, under the whole product: no promised record is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crash import CrashImages, Target, Trace, Verdict, judge, record, table
+from spool_helpers import names_in, select
+
+WORKLOAD = Path(__file__).with_name("crash") / "workloads" / "product.py"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    """Where images are written: memory where there is some, they are many."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else tmp_path
+    scratch = Path(tempfile.mkdtemp(prefix="images-", dir=parent))
+    yield Target(scratch)
+    shutil.rmtree(scratch)
+
+
+def traced(directory: Path, synchronous: str, records: int) -> Trace:
+    """One run of the product, which must itself succeed."""
+    directory.mkdir()
+    command = [sys.executable, str(WORKLOAD), str(directory), synchronous, str(records)]
+    trace = record(command, directory)
+    assert trace.completed.returncode == 0, trace.completed.stderr.decode()
+    assert len(trace.acked) == records + 7, trace.completed.stderr.decode()
+    return trace
+
+
+def judged(directory: Path, target: Target, synchronous: str, **size: int) -> Verdict:
+    """The verdict over about ``images`` images of a run with ``records`` records."""
+    trace = traced(directory, synchronous, size["records"])
+    images = CrashImages(trace, rounds=size.get("rounds", 1)).sample(size.get("every", 1))
+    return judge(synchronous, images, names_in, target)
+
+
+def test_no_promised_record_is_missing_after_any_power_cut_and_weaker_settings_lose_some(
+    tmp_path: Path, target: Target
+) -> None:
+    """FULL keeps all promises in every image; NORMAL and OFF do not, so the images tell."""
+    verdicts = {
+        level: judged(tmp_path / level, target, level, records=30, every=every)
+        for level, every in (("FULL", 1), ("NORMAL", 6), ("OFF", 6))
+    }
+    report = table(list(verdicts.values()))
+    print(report)
+    assert verdicts["FULL"].holds, f"{report}\n{verdicts['FULL'].examples}"
+    assert verdicts["FULL"].promising > 300, report
+    assert verdicts["NORMAL"].missing > 20, report
+    assert verdicts["OFF"].missing + verdicts["OFF"].corrupt > 20, report
+
+
+def test_the_run_settles_checkpoints_and_adopts(tmp_path: Path) -> None:
+    """The images come from a run in which all that can move a record did move it."""
+    trace = traced(tmp_path / "spool", "FULL", 30)
+    written = {getattr(op, "path", "") for op in trace.operations}
+    for name in ("memoir-0001.db", "memoir-0002.db"):
+        assert {name, f"{name}-wal"} <= written
+        assert select(tmp_path / "spool" / name, "SELECT DISTINCT state FROM batch") == [
+            ("delivered",)
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("level", ["FULL", "NORMAL", "OFF"])
+def test_a_long_run_agrees_with_the_short_one(tmp_path: Path, target: Target, level: str) -> None:
+    """Many more records, checkpoints and images."""
+    verdict = judged(tmp_path / "spool", target, level, records=240, rounds=3)
+    print(table([verdict]))
+    assert verdict.images > 5_000
+    assert verdict.holds == (level == "FULL"), verdict.examples
