@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -256,16 +256,23 @@ class Spool:
         self.on_accept()
         return ticket.refusal or ticket
 
-    def _append_all(self, drafts: Sequence[Draft]) -> None:
-        """Accept what interrupted an emit, all with one wait for the disk."""
+    def _append_all(self, drafts: deque[Draft]) -> None:
+        """Accept what interrupted an emit, all with one wait for the disk.
+
+        A draft is removed once it is in the queue: torn in between, it is taken twice,
+        under one uid, and not lost.
+        """
         on_loop = _on_event_loop()
-        added = [self._enqueue(draft, on_loop) for draft in drafts]
-        tickets = [found[0] for found in added if not isinstance(found, Refused)]
-        if not tickets:
+        last: Ticket | None = None
+        while drafts:
+            added = self._enqueue(drafts[0], on_loop)
+            drafts.popleft()
+            last = last if isinstance(added, Refused) else added[0]
+        if last is None:
             return
         if self._hands_over(on_loop):
             self._alarm.ring()
-        elif not self._commits.wait(tickets[-1]._group, True, self.settings.emit_timeout_s):
+        elif not self._commits.wait(last._group, True, self.settings.emit_timeout_s):
             self._is_late()
         self.on_accept()
 
@@ -637,6 +644,8 @@ class Spool:
         Records that are emitted later are refused and counted in memory only.
         """
         self.check_pid()
+        with self.uninterrupted():
+            self._nesting.drain_left_over()
         self._closed = True
         with self.uninterrupted(), self._commits.append_lock:
             pass  # an emit that saw the spool open has its place in the queue now
