@@ -83,10 +83,6 @@ def swept(directory: Path, *, parts: int) -> tuple[list[Fault], list[str]]:
     return faults, [found for fault in faults for found in harm(directory, fault)]
 
 
-@pytest.mark.xfail(  # docs/decisions/0004-known-shortfalls.md
-    reason="known: a failing disk while a file is begun is not survived everywhere",
-    run=False,
-)
 def test_no_failing_write_or_sync_loses_a_promised_record_or_reaches_the_application(
     tmp_path: Path,
 ) -> None:
@@ -96,10 +92,6 @@ def test_no_failing_write_or_sync_loses_a_promised_record_or_reaches_the_applica
     assert wrong == []
 
 
-@pytest.mark.xfail(  # docs/decisions/0004-known-shortfalls.md
-    reason="known: a failing disk while a file is begun is not survived everywhere",
-    run=False,
-)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_dense_sweep_of_failing_calls_agrees(tmp_path: Path) -> None:
@@ -200,10 +192,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(point)], check=True)
 
 
-@pytest.mark.xfail(  # docs/decisions/0004-known-shortfalls.md
-    reason="known: a completely full disk can stop delivery until there is room",
-    run=False,
-)
 @pytest.mark.timeout(60)
 def test_a_full_disk_refuses_counts_drains_and_tells(small_disk: Path) -> None:
     """Emitted = stored + refused; delivery frees the room; the loss arrives as an event."""
@@ -279,10 +267,6 @@ def test_leaving_a_file_while_another_thread_reads_it_does_not_crash_the_interpr
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
 
 
-@pytest.mark.xfail(  # docs/decisions/0004-known-shortfalls.md
-    reason="known: rows of a left file that are stored anew are delivered from both",
-    run=False,
-)
 def test_records_that_a_failed_fsync_left_in_both_files_are_delivered_and_counted_once(
     tmp_path: Path,
 ) -> None:

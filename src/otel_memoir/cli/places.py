@@ -10,8 +10,7 @@ import click
 
 from otel_memoir.sdk.pipeline import spool_directory
 from otel_memoir.settings import Settings
-from otel_memoir.spool.directory import Slot, slots
-from otel_memoir.spool.recovery import broken_files
+from otel_memoir.spool.directory import Slot, broken_files, slots
 
 F = TypeVar("F", bound=Callable[..., Any])
 

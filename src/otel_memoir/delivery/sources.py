@@ -18,7 +18,7 @@ from otel_memoir.spool import Spool, ledger
 from otel_memoir.spool.connection import StorageError, is_corrupt, transaction
 from otel_memoir.spool.directory import Slot, slots, try_lock
 from otel_memoir.spool.file import SpoolFile
-from otel_memoir.spool.recovery import move_aside
+from otel_memoir.spool.recovery import move_aside, open_held
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ class Adoption:
         if lock is None:
             return None
         try:
-            source = AdoptedSource(SpoolFile(lock))
+            source = AdoptedSource(open_held(lock))
             source.file.end_lost_streams(self._wall_ns())
         except (StorageError, SpoolError, OSError) as error:
             if is_corrupt(error):

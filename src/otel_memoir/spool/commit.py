@@ -22,7 +22,7 @@ import sqlite3
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolError
@@ -61,11 +61,28 @@ class Chore:
         self.gate.release()
 
 
+class Successor(NamedTuple):
+    """What comes after a file that cannot be trusted.
+
+    Attributes:
+        file: The new file.
+
+        ended: The life that ended with the old one, if there was one.
+
+        let_go: Called once the new file has what the old one may have lost. Only then may
+            somebody else open the old one: what is listed as moved does not count there.
+    """
+
+    file: SpoolFile
+    ended: Life | None
+    let_go: Callable[[], None]
+
+
 class Committer:
     """The commit of one process's own file. The commit lock guards all of it.
 
     Args:
-        fail_over: Gives a new file when the current one cannot be trusted.
+        fail_over: Gives a successor when the current file cannot be trusted.
 
         make_room: Gives the ballast back; returns whether there was any.
 
@@ -77,7 +94,7 @@ class Committer:
         file: SpoolFile,
         *,
         every_commit_synced: bool,
-        fail_over: Callable[[Exception], SpoolFile],
+        fail_over: Callable[[Exception], Successor],
         make_room: Callable[[], bool],
         wall_ns: Callable[[], int],
     ) -> None:
@@ -93,6 +110,8 @@ class Committer:
         self._make_room = make_room
         self._wall_ns = wall_ns
         self._moved: dict[Life, int] = {}
+        self._origins: dict[Life, tuple[str, ...]] = {}
+        self._ended: Life | None = None
         self._beats = file.beats()
 
     @property
@@ -136,11 +155,12 @@ class Committer:
             else:
                 self._transact(entries, chores)
             self._stored(entries, chores, synced=must_sync or self._every_commit_synced)
-        except BaseException:
+        except BaseException as error:
             roll_back(self.file.connection)
-            # A COMMIT that raised, or that was interrupted, may have happened: the
-            # rows tell.
-            if not self._was_committed(entries, chores, before):
+            # A COMMIT that was interrupted, or that raised, may have happened: the
+            # rows tell. If it raised, no fsync covers it, so no chore is done.
+            done = () if isinstance(error, sqlite3.Error) else chores
+            if not self._was_committed(entries, done, before):
                 self.file.rolled_back(before[0])
                 self.file.ledgered_id, self._moved, self._beats = before[1:]
             raise
@@ -150,6 +170,8 @@ class Committer:
             for life, part in itertools.groupby(entries, key=lambda entry: entry.life):
                 mine = list(part)
                 self.file.insert(self._number(life, mine), mine, reserve=self.reserve)
+            if self._ended is not None:
+                self._number(self._ended, ())
             if self.refused or self.lost:
                 self._write_refusals()
             for chore in chores:
@@ -216,7 +238,7 @@ class Committer:
         if life not in self._moved:
             first = entries[0].sequence if entries else life.stored + 1
             self._moved[life] = self.file.begin_moved_stream(
-                life.stream, life.file_name, first, self._wall_ns()
+                life.stream, self._origins.get(life, (life.file_name,)), first, self._wall_ns()
             )
         return self._moved[life]
 
@@ -234,6 +256,7 @@ class Committer:
             self._unsynced_bytes += sum(entry.size for entry in entries)
         self.refused.clear()
         self.lost.clear()
+        self._ended = None
         for chore in chores:
             if not chore.done:
                 chore.finish()
@@ -286,19 +309,31 @@ class Committer:
             if not chore.done:
                 chore.finish(SpoolError("write", target=self.file.path, cause=error))
         again = [*self._unsynced, *entries]
+        left = self.file.name
         try:
-            self.file = self._fail_over(error)
-            self._beats = self.file.beats()
+            successor = self._fail_over(error)
         except (sqlite3.Error, OSError, MemoirError) as worse:
             complaints.say("failover", f"no file to go on in after {error}: {worse}")
             self.refuse(entries, BROKEN)
             return True
-        for entry in again:
-            entry.life.stored = min(entry.life.stored, entry.sequence - 1)
-        self._unsynced, self._unsynced_bytes, self._moved = [], 0, {}
+        self._succeed(successor, again, left)
         try:
             self._store(again, ())
         except (sqlite3.Error, MemoirError) as worse:
             complaints.say("failover", f"cannot write to {self.file.path}: {worse}")
             self.refuse(again, BROKEN)
+        finally:
+            successor.let_go()
         return True
+
+    def _succeed(self, successor: Successor, again: Sequence[Entry], left: str) -> None:
+        """Go on in a new file, which will list what is stored again as moved."""
+        self.file, self._ended = successor.file, successor.ended
+        self._beats = self.file.beats()
+        for entry in again:
+            entry.life.stored = min(entry.life.stored, entry.sequence - 1)
+        moving = {entry.life for entry in again} | ({self._ended} if self._ended else set())
+        self._origins = {
+            life: (*self._origins.get(life, ()), left) for life in moving
+        }
+        self._unsynced, self._unsynced_bytes, self._moved = [], 0, {}

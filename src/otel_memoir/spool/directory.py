@@ -24,6 +24,7 @@ from pathlib import Path
 from otel_memoir.errors import SpoolError
 
 _SLOT_NAME = re.compile(r"memoir-(\d{4,})\.db")
+_BROKEN_NAME = re.compile(r"broken-\d{4,}-\d+\.db")
 _SLOTS_MAX = 9999
 
 # SQLite's write-ahead log needs shared memory, which these do not give.
@@ -189,6 +190,15 @@ def slots(directory: Path) -> list[Slot]:
         return []
     numbers = [int(found.group(1)) for name in names if (found := _SLOT_NAME.fullmatch(name))]
     return [Slot(directory, number) for number in sorted(numbers)]
+
+
+def broken_files(directory: Path) -> list[Path]:
+    """The files that were moved aside."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(
+            directory / name for name in os.listdir(directory) if _BROKEN_NAME.fullmatch(name)
+        )
+    return []
 
 
 def try_lock(slot: Slot) -> SlotLock | None:

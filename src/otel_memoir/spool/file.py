@@ -69,6 +69,10 @@ class SpoolFile:
         schema.prepare(self.connection, self.path)
         if self.lock is not None:
             sync_directory(self.lock.slot.directory)
+        self.count_rows()
+
+    def count_rows(self) -> None:
+        """Read from the file where its rows and its ledger end."""
         last = "SELECT coalesce(max(id), 0) FROM record"
         ledgered = "SELECT coalesce(max(last_id), 0) FROM batch"
         self.ledgered_id = self._number(ledgered)
@@ -122,6 +126,10 @@ class SpoolFile:
         stream_id = schema.new_stream_id()
         self.connection.execute("UPDATE file SET stream_id = ?, birthmark = ?", (stream_id, here))
         return stream_id
+
+    def has_lost_streams(self) -> bool:
+        """Whether a life on this file did not end by itself and was not ended yet."""
+        return bool(self._number("SELECT count(*) FROM stream WHERE ended = ''"))
 
     def end_lost_streams(self, unix_ns: int) -> None:
         """End the lives of processes that died, and write down what they may have lost."""
@@ -218,16 +226,19 @@ class SpoolFile:
         self.last_id = last_id
         self._envelope_ids.clear()
 
-    def begin_moved_stream(self, stream: Stream, origin: str, first: int, unix_ns: int) -> int:
+    def begin_moved_stream(
+        self, stream: Stream, origins: Sequence[str], first: int, unix_ns: int
+    ) -> int:
         """Begin the part of another file's stream whose rows are stored here instead.
 
-        Inside the caller's transaction. The rows count here and, where the other
-        file turns out to have them too, not there.
+        Inside the caller's transaction. The rows count here and, where one of the other
+        files turns out to have them too, not there (``moved.py``).
         """
         self.connection.execute(
-            "INSERT INTO stream (stream_id, epoch, began_unix_ns, ended, first, moved_from) "
-            "VALUES (?, ?, ?, 'moved', ?, ?)",
-            (stream.stream_id, stream.epoch, unix_ns, first, origin),
+            "INSERT INTO stream "
+            "(stream_id, epoch, began_unix_ns, ended, first, sequence, moved_from) "
+            "VALUES (?, ?, ?, 'moved', ?, ?, ?)",
+            (stream.stream_id, stream.epoch, unix_ns, first, first - 1, " ".join(origins)),
         )
         return self._number("SELECT last_insert_rowid()")
 
@@ -242,6 +253,10 @@ class SpoolFile:
             yield
         finally:
             set_synchronous(self.connection, self._synchronous)
+
+    def truncate_log(self) -> None:
+        """Give the write-ahead log's room back to the file system, unless somebody reads."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     # -- reading --------------------------------------------------------------
 

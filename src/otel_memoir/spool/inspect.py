@@ -15,16 +15,17 @@ from pathlib import Path
 from otel_memoir.errors import SpoolError
 from otel_memoir.spool import schema
 from otel_memoir.spool.connection import open_reader
-from otel_memoir.spool.directory import Slot, is_held, slots
+from otel_memoir.spool.directory import Slot, broken_files, is_held, slots
 from otel_memoir.spool.ledger import read_hold
 from otel_memoir.spool.model import OUTCOMES, SpoolStatus, Totals
-from otel_memoir.spool.recovery import broken_files
 from otel_memoir.spool.upkeep import bytes_on_disk
 
 
 @contextlib.contextmanager
 def looking_at(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a spool file to look at it, in one consistent snapshot.
+
+    It may have no tables yet (``schema.is_unused``).
 
     Raises:
         SpoolError: It is missing, not a spool file, or of a newer version.
@@ -33,7 +34,8 @@ def looking_at(path: Path) -> Iterator[sqlite3.Connection]:
         raise SpoolError("look at", target=path, cause="there is no such file")
     with contextlib.closing(open_reader(path)) as connection:
         connection.execute("BEGIN")
-        schema.check_readable(connection, path)
+        if not schema.is_unused(connection):
+            schema.check_readable(connection, path)
         yield connection
 
 
@@ -57,6 +59,8 @@ def status_of_slot(slot: Slot, *, wall_ns: Callable[[], int] = time.time_ns) -> 
     alive = is_held(slot)
     try:
         with looking_at(slot.database) as connection:
+            if schema.is_unused(connection):
+                return SpoolStatus(name=slot.name, path=str(slot.database), alive=alive)
             return status_of(
                 connection, name=slot.name, path=slot.database, alive=alive, now_ns=wall_ns()
             )

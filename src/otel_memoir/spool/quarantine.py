@@ -19,6 +19,7 @@ from otel_memoir.spool.directory import Slot, try_lock
 from otel_memoir.spool.file import SpoolFile, unpack
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.model import Batch, State, Stream
+from otel_memoir.spool.recovery import open_held
 from otel_memoir.spool.upkeep import give_up
 
 _FIELDS = (
@@ -188,7 +189,7 @@ def _taken(slot: Slot) -> Iterator[SpoolFile]:
             hint="Stop that process, or wait until it ends; then do this again.",
         )
     try:
-        with said_in_words(slot.database), contextlib.closing(SpoolFile(lock)) as file:
+        with said_in_words(slot.database), contextlib.closing(open_held(lock)) as file:
             yield file
     finally:
         lock.release()

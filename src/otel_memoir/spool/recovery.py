@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +17,8 @@ from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolError
 from otel_memoir.spool.connection import is_corrupt
 from otel_memoir.spool.directory import SlotLock, sync_directory, take_slot
-from otel_memoir.spool.file import SpoolFile
-
-BROKEN_NAME = re.compile(r"broken-\d{4,}-\d+\.db")
+from otel_memoir.spool.file import SpoolFile, abandoned
+from otel_memoir.spool.moved import give_away_moved
 
 _TRIES_MAX = 64
 
@@ -43,7 +41,7 @@ def open_slot(
     for _ in range(_TRIES_MAX):
         lock = take_slot(directory, avoid=avoid)
         try:
-            return SpoolFile(lock, synchronous=synchronous)
+            return open_held(lock, synchronous=synchronous)
         except (sqlite3.Error, SpoolError) as error:
             last = error
             avoid |= _give_up(lock, error, wall_ns)
@@ -51,6 +49,25 @@ def open_slot(
             lock.release()
             raise
     raise SpoolError("open a slot in", target=directory, cause=last)
+
+
+def open_held(lock: SlotLock, *, synchronous: str = "FULL") -> SpoolFile:
+    """Open the file of a held slot, without what other files list as moved from it.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+
+        SpoolError: It is not ours, newer, or broken.
+
+        OSError: The disk failed.
+    """
+    file = SpoolFile(lock, synchronous=synchronous)
+    try:
+        give_away_moved(file)
+    except BaseException:
+        file.connection.close()
+        raise
+    return file
 
 
 def _give_up(lock: SlotLock, error: Exception, wall_ns: Callable[[], int]) -> frozenset[int]:
@@ -65,29 +82,47 @@ def _give_up(lock: SlotLock, error: Exception, wall_ns: Callable[[], int]) -> fr
         lock.release()
 
 
-def leave(
-    file: SpoolFile, error: Exception, *, wall_ns: Callable[[], int]
-) -> sqlite3.Connection | None:
-    """Close a file that cannot be trusted, so that it can be drained or looked into.
+class LeftFile:
+    """A file that is not written to any more, while something of it is still in use.
 
-    Returns:
-        Its reading connection, still open: the courier may be reading just now, and
-        closing a connection that another thread is in crashes the interpreter (seen).
-        The caller closes it once nobody reads.
+    Args:
+        lock: Its slot, held until what it may have lost is stored elsewhere.
+
+        reader: Its reading connection: the courier may be reading just now, and closing a
+            connection that another thread is in crashes the interpreter (seen).
     """
+
+    def __init__(self, lock: SlotLock, reader: sqlite3.Connection | None) -> None:
+        self._lock = lock
+        self._reader = reader
+
+    def let_go(self) -> None:
+        """Give the slot back, for the file to be drained."""
+        self._lock.release()
+
+    def close_reader(self) -> None:
+        """Close the reading connection. The caller sees to it that nobody reads."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def abandon(self) -> None:
+        """In a fork child: let go of the parent's file without touching it."""
+        abandoned.append(self._reader)
+        self._lock.abandon()
+
+
+def leave(file: SpoolFile, error: Exception, *, wall_ns: Callable[[], int]) -> LeftFile:
+    """Close a file that cannot be trusted, so that it can be drained or looked into."""
     complaints.say("leave", f"{file.path} is not written to any more: {error}")
     lock = file.lock
     assert lock is not None
     file.lock = None
-    reader = file.take_reader()
-    try:
-        with contextlib.suppress(sqlite3.Error):
-            file.close()
-        if is_corrupt(error):
-            move_aside(lock, error, wall_ns)
-    finally:
-        lock.release()
-    return reader
+    left = LeftFile(lock, file.take_reader())
+    with contextlib.suppress(sqlite3.Error):
+        file.close()
+    if is_corrupt(error):
+        move_aside(lock, error, wall_ns)
+    return left
 
 
 def move_aside(lock: SlotLock, error: Exception, wall_ns: Callable[[], int]) -> Path:
@@ -103,12 +138,3 @@ def move_aside(lock: SlotLock, error: Exception, wall_ns: Callable[[], int]) -> 
         "a new file was begun. `otel-memoir status` shows it.",
     )
     return aside
-
-
-def broken_files(directory: Path) -> list[Path]:
-    """The files that were moved aside."""
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(
-            directory / name for name in os.listdir(directory) if BROKEN_NAME.fullmatch(name)
-        )
-    return []

@@ -132,11 +132,11 @@ def prepare(connection: sqlite3.Connection, path: Path | str) -> None:
     Raises:
         SpoolError: The file belongs to something else, or to a newer version.
     """
-    application, found = _identity(connection)
-    if (application, found) == (0, 0) and _is_empty(connection):
+    if is_unused(connection):
         _create(connection, path)
         return
     check_readable(connection, path)
+    _, found = _identity(connection)
     while found < FORMAT:
         with transaction(connection):
             for statement in MIGRATIONS[found].split(";"):
@@ -159,8 +159,15 @@ def check_untouched(path: Path) -> None:
     except FileNotFoundError:
         return
     with contextlib.closing(open_reader(path)) as connection:
-        if _identity(connection) != (0, 0) or not _is_empty(connection):
+        if not is_unused(connection):
             check_readable(connection, path)
+
+
+def is_unused(connection: sqlite3.Connection) -> bool:
+    """Whether a file has no tables yet: its process died, or its disk failed, before them."""
+    return _identity(connection) == (0, 0) and bool(
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    )
 
 
 def check_readable(connection: sqlite3.Connection, path: Path | str) -> None:
@@ -186,10 +193,6 @@ def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     return application, version
-
-
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,))
 
 
 def _create(connection: sqlite3.Connection, path: Path | str) -> None:

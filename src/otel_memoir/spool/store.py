@@ -25,7 +25,7 @@ from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.settings import Settings
 from otel_memoir.spool import ledger
 from otel_memoir.spool.alarm import Alarm
-from otel_memoir.spool.commit import Chore, Committer
+from otel_memoir.spool.commit import Chore, Committer, Successor
 from otel_memoir.spool.directory import prepare_directory
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import Group, GroupCommit
@@ -44,7 +44,7 @@ from otel_memoir.spool.model import (
 )
 from otel_memoir.spool.nesting import Nesting
 from otel_memoir.spool.open_batch import OpenBatch
-from otel_memoir.spool.recovery import leave, open_slot
+from otel_memoir.spool.recovery import LeftFile, leave, open_slot
 from otel_memoir.spool.upkeep import Upkeep
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ class Spool:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._avoid: frozenset[int] = frozenset()
-        self._left_readers: list[sqlite3.Connection | None] = []
+        self._left: list[LeftFile] = []
         self._batch = OpenBatch(
             records_max=self.settings.request_records_max, bytes_max=self.settings.request_bytes_max
         )
@@ -180,6 +180,8 @@ class Spool:
         committer = self._committer
         if committer is not None:
             committer.file.abandon()
+        for left in self._left:
+            left.abandon()
         self._start_anew()
         self.on_forget()
 
@@ -456,15 +458,16 @@ class Spool:
             self._upkeep = upkeep
             self._life = life
 
-    def _fail_over(self, error: Exception) -> SpoolFile:
+    def _fail_over(self, error: Exception) -> Successor:
         """Leave the current file for a new one; called under the commit lock."""
         assert self._committer is not None
-        left = self._committer.file
-        if left.lock is None:
+        file, life = self._committer.file, self._life
+        if file.lock is None:
             raise SpoolError("leave the memory spool", cause=error)
-        self._avoid |= {left.lock.slot.number}
-        self._left_readers.append(leave(left, error, wall_ns=self._wall_ns))
-        return self._begin_somewhere(_ignore)
+        self._avoid |= {file.lock.slot.number}
+        left = leave(file, error, wall_ns=self._wall_ns)
+        self._left.append(left)
+        return Successor(self._begin_somewhere(_ignore), life, left.let_go)
 
     # -- commits --------------------------------------------------------------
 
@@ -632,6 +635,10 @@ class Spool:
         upkeep.refresh()
         while not self._stopping.is_set() and self._perform(upkeep.step, ride=False):
             pass
+        if upkeep.disk_is_low:
+            with self._commits.committing(1.0) as held:
+                if held and self._committer is not None:
+                    self._committer.file.truncate_log()
 
     def _make_room(self) -> bool:
         return self._upkeep is not None and self._upkeep.release_ballast()
@@ -672,9 +679,8 @@ class Spool:
         if committer is None or life is None:
             return
         self._committer = self._life = self._upkeep = None
-        for reader in self._left_readers:
-            if reader is not None:
-                reader.close()
+        for left in self._left:
+            left.close_reader()
         try:
             committer.file.end_stream(life.number, life.next_sequence - 1)
             committer.file.close()

@@ -153,12 +153,12 @@ class Upkeep:
         if ledger.merge_pruned(file.connection):
             return True
         free = file.connection.execute("PRAGMA freelist_count").fetchone()[0]
-        if free > 4 * _STEP_PAGES:
+        if free > (0 if self.disk_is_low else 4 * _STEP_PAGES):
             # A statement that is stepped to its end frees all it was asked to;
             # fetchall() on it freed one page (measured).
             for _ in file.connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})"):
                 pass
-        return False
+        return self.disk_is_low and bool(free > _STEP_PAGES)
 
     def _next_to_prune(self, connection: sqlite3.Connection) -> Batch | None:
         for state in ("evicted", "expired", "discarded"):

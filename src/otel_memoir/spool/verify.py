@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,11 @@ from otel_memoir.spool.directory import slots
 from otel_memoir.spool.file import unpack
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.model import OUTCOMES, Totals
+from otel_memoir.spool.schema import is_unused
 
 _FINDINGS_MAX = 100
+
+_Range = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ def verify_file(path: Path) -> Verdict:
     """Check one spool file, be it in use, dead or copied."""
     try:
         with looking_at(path) as connection:
+            if is_unused(connection):
+                return Verdict(path=str(path), recomputed=Totals(), findings=())
             return _Check(connection, path).run()
     except (sqlite3.Error, SpoolError) as error:
         return Verdict(path=str(path), recomputed=Totals(), findings=(f"unreadable: {error}",))
@@ -88,25 +92,33 @@ class _Check:
     # -- coverage -------------------------------------------------------------
 
     def _check_stream(self, stream: int, first: int, last: int, accepted: int) -> None:
+        refused = self._refused(stream)
         expected, found = first, 0
         for start, end, records, what in self._covered(stream):
-            if start > expected:
-                self._find(f"stream {stream}: {expected}..{start - 1} are nowhere")
             if start < expected:
                 self._find(f"stream {stream}: {start}..{expected - 1} are covered twice ({what})")
-            if end - start + 1 != records and what != "gap":
+            self._check_hole(stream, expected, start - 1, refused)
+            there = end - start + 1 - _within(refused, start, end)
+            if there != records:
                 self._find(f"stream {stream}: {what} {start}..{end} counts {records} records")
             expected = max(expected, end + 1)
-            found += records if what != "gap" else 0
-        if expected <= last:
-            self._find(f"stream {stream}: {expected}..{last} are nowhere")
+            found += records
+        self._check_hole(stream, expected, last, refused)
         if expected > last + 1:
             self._find(f"stream {stream}: rows beyond the last number {last}")
         if found != accepted:
             self._find(f"stream {stream}: the counter says {accepted} accepted, {found} are there")
 
-    def _covered(self, stream: int) -> Iterator[tuple[int, int, int, str]]:
-        """What covers a stream's numbers, in order: (first, last, records, by what)."""
+    def _check_hole(self, stream: int, first: int, last: int, refused: list[_Range]) -> None:
+        """Numbers that no row and no ledger row has: each must be named by one gap."""
+        named = _within(refused, first, last)
+        if named < last - first + 1:
+            self._find(f"stream {stream}: {first}..{last} are nowhere, {named} are named by a gap")
+        elif named > max(0, last - first + 1):
+            self._find(f"stream {stream}: {first}..{last} are named twice")
+
+    def _covered(self, stream: int) -> list[tuple[int, int, int, str]]:
+        """What has a stream's numbers, in order: (first, last, records, what)."""
         ledger = self._connection.execute(
             "SELECT first_sequence, last_sequence, records, state, rejected FROM batch "
             "WHERE stream = ? AND state != 'split'", (stream,),
@@ -114,22 +126,25 @@ class _Check:
         for *_, records, state, rejected in ledger:
             self._count(stream, state, records - rejected)
             self._count(stream, "rejected", rejected)
-        gaps = self._connection.execute(
-            "SELECT first_sequence, last_sequence, records FROM gap WHERE stream = ? "
+        return sorted([(*row[:3], "batch") for row in ledger] + self._unledgered(stream))
+
+    def _refused(self, stream: int) -> list[_Range]:
+        """Numbers that were given out and came to nothing, as gaps name them."""
+        return self._connection.execute(
+            "SELECT first_sequence, last_sequence FROM gap WHERE stream = ? "
             "AND cause LIKE 'refused:%' AND first_sequence IS NOT NULL", (stream,),
         ).fetchall()
-        covered = [(*row[:3], "batch") for row in ledger]
-        covered += [(*row, "gap") for row in gaps]
-        covered += [(s, s, 1, "row") for s in self._unledgered(stream)]
-        return iter(sorted(covered))
 
-    def _unledgered(self, stream: int) -> list[int]:
-        rows = self._connection.execute(
-            "SELECT sequence FROM record WHERE stream = ? AND id > "
-            "(SELECT coalesce(max(last_id), 0) FROM batch)", (stream,),
+    def _unledgered(self, stream: int) -> list[tuple[int, int, int, str]]:
+        """Runs of rows without a hole that no ledger row names."""
+        runs = self._connection.execute(
+            "SELECT min(sequence), max(sequence), count(*), 'rows' FROM (SELECT sequence, "
+            "sequence - row_number() OVER (ORDER BY sequence) AS run FROM record "
+            "WHERE stream = ? AND id > (SELECT coalesce(max(last_id), 0) FROM batch)) "
+            "GROUP BY run", (stream,),
         ).fetchall()
-        self._count(stream, "pending", len(rows))
-        return [row[0] for row in rows]
+        self._count(stream, "pending", sum(run[2] for run in runs))
+        return runs
 
     def _count(self, stream: int, name: str, records: int) -> None:
         key = (stream, name)
@@ -190,3 +205,8 @@ class _Check:
             ).fetchall()
         )
         return Totals(accepted=sum(sums.values()), refused=refused, **sums)
+
+
+def _within(ranges: list[_Range], first: int, last: int) -> int:
+    """How many numbers of ``first`` to ``last`` the ranges name."""
+    return sum(max(0, min(last, end) - max(first, start) + 1) for start, end in ranges)

@@ -1,0 +1,104 @@
+"""Rows that a failed file and its successor may both have: they count in the successor.
+
+A commit that raised can still be durable after a crash (an EIO of fdatasync, seen), so
+what it held is stored again in a new file, which lists it: a ``moved`` stream, and the
+files that it was moved from. Whoever opens the old file next takes those rows out of it.
+
+What this code refuses: to touch a row that was sent from the old file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import NamedTuple
+
+from otel_memoir.diagnostics import complaints
+from otel_memoir.errors import SpoolError
+from otel_memoir.spool import ledger
+from otel_memoir.spool.connection import transaction
+from otel_memoir.spool.directory import Slot, slots
+from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.inspect import looking_at
+
+MOVED = "moved"
+"""The counter of rows that were taken out of a file because another one has them."""
+
+
+class Moved(NamedTuple):
+    """Numbers of a stream that another file took over."""
+
+    stream_id: str
+    epoch: int
+    first: int
+    last: int
+
+
+def give_away_moved(file: SpoolFile) -> None:
+    """Take the rows out of a file that others list as moved from it, in one transaction.
+
+    Only a file whose writer did not end by itself can have any, and only once: its
+    lives are ended by whoever opens it.
+    """
+    if file.lock is None or not file.has_lost_streams():
+        return
+    slot = file.lock.slot
+    found = [moved for other in slots(slot.directory) if other != slot
+             for moved in _taken_over(other, slot.name)]
+    if found:
+        with transaction(file.connection):
+            given = sum(_give_away(file.connection, moved) for moved in found)
+        file.count_rows()
+        complaints.say("moved", f"{given} rows of {file.path} count in the file they moved to")
+
+
+def _taken_over(slot: Slot, origin: str) -> list[Moved]:
+    """What a file lists as moved from another; nothing, if it cannot be read."""
+    query = (
+        "SELECT stream_id, epoch, first, sequence FROM stream WHERE ended = 'moved' "
+        "AND instr(' ' || moved_from || ' ', ?) > 0"
+    )
+    with contextlib.suppress(SpoolError, sqlite3.Error), looking_at(slot.database) as connection:
+        return [Moved(*row) for row in connection.execute(query, (f" {origin} ",))]
+    return []
+
+
+def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
+    row = connection.execute(
+        "SELECT id FROM stream WHERE stream_id = ? AND epoch = ? ORDER BY id DESC LIMIT 1",
+        (moved.stream_id, moved.epoch),
+    ).fetchone()
+    if row is None:
+        return 0
+    stream: int = row[0]
+    # Such a batch was never sent: it is sent only once its rows are fsynced, and what was
+    # fsynced is not stored again.
+    connection.execute(
+        "DELETE FROM batch WHERE stream = ? AND state = 'pending' AND last_sequence >= ?",
+        (stream, moved.first),
+    )
+    rows = _unsent_from(connection, stream, moved.first)
+    connection.executemany("DELETE FROM record WHERE id = ?", [(id_,) for id_, _ in rows])
+    size = sum(size for _, size in rows)
+    connection.execute(
+        "UPDATE stream SET ended = 'moved away', sequence = sequence - ?, "
+        "reserved = sequence - ?, accepted = accepted - ?, accepted_bytes = accepted_bytes - ? "
+        "WHERE id = ?", (len(rows), len(rows), len(rows), size, stream),
+    )
+    ledger.count(connection, stream, MOVED, len(rows), size)
+    return len(rows)
+
+
+def _unsent_from(
+    connection: sqlite3.Connection, stream: int, first: int
+) -> list[tuple[int, int]]:
+    """The (id, bytes) of the rows from a number on that no batch has; they are the newest."""
+    found = []
+    for id_, owner, sequence, size in connection.execute(
+        "SELECT id, stream, sequence, size FROM record WHERE id > "
+        "(SELECT coalesce(max(last_id), 0) FROM batch) ORDER BY id DESC"
+    ):
+        if owner != stream or sequence < first:
+            break
+        found.append((id_, size))
+    return found
