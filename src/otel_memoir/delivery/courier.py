@@ -15,6 +15,7 @@ Promises:
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -30,7 +31,7 @@ from otel_memoir.errors import MemoirError
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Hold, Spool, Ticket, ledger
 from otel_memoir.spool.alarm import Alarm
-from otel_memoir.spool.connection import StorageError
+from otel_memoir.spool.connection import StorageError, is_corrupt
 from otel_memoir.spool.ledger import Gap
 
 MakeGapDraft = Callable[[Gap, "bytes | None"], Draft]
@@ -158,7 +159,7 @@ class Courier:
             return min(wait_s, _IDLE_S)
         self._planner.look_around()
         for source in self._planner.sources():
-            if self._serve(source):
+            if self._serve_or_set_aside(source):
                 return 0.0
         self._dispatcher.write()
         self._planner.let_go()
@@ -170,6 +171,17 @@ class Courier:
             if source.file is self._spool.file and source.file.name != self._own_name:
                 self._own_name = source.file.name
                 self._dispatcher.restore_pace(source)
+
+    def _serve_or_set_aside(self, source: Source) -> bool:
+        try:
+            return self._serve(source)
+        except StorageError as error:
+            if not is_corrupt(error):
+                raise
+            with contextlib.suppress(MemoirError, StorageError):
+                self._dispatcher.write()  # what is settled is not salvaged
+            self._planner.set_aside(source, error)
+            return True
 
     def _serve(self, source: Source) -> bool:
         """Send the next batch of a file; return whether there was one."""

@@ -98,11 +98,19 @@ class Dispatcher:
         return unwritten.batch.number if unwritten and unwritten.source is source else None
 
     def write(self) -> None:
-        """Write the last answer down, if that has not happened yet."""
+        """Write the last answer down, if that has not happened yet.
+
+        The answer for a file that was left is forgotten: whoever drains it sends the batch
+        again, and the attempt stays counted as ambiguous.
+        """
         unwritten = self._unwritten
-        if unwritten is not None:
-            unwritten.source.perform(unwritten.write)
-            self._written(unwritten)
+        if unwritten is None:
+            return
+        if unwritten.source.is_left():
+            self._unwritten = None
+            return
+        unwritten.source.perform(unwritten.write)
+        self._written(unwritten)
 
     def _written(self, unwritten: _Unwritten) -> None:
         self._unwritten = None

@@ -63,6 +63,15 @@ class Planner:
             self._adopted.remove(source)
             self._adoption.release(source)
 
+    def set_aside(self, source: Source, error: Exception) -> None:
+        """Stop delivering from a file that is broken; what can be read of it is salvaged."""
+        if isinstance(source, AdoptedSource):
+            self._adopted.remove(source)
+            self._adoption.set_aside(source, error)
+        else:
+            self._spool.leave_file(error)
+        self._next_look_s = float("-inf")
+
     def release_all(self) -> None:
         """Give back every adopted file, drained or not."""
         while self._adopted:

@@ -18,7 +18,8 @@ from otel_memoir.spool import Spool, ledger
 from otel_memoir.spool.connection import StorageError, is_corrupt, transaction
 from otel_memoir.spool.directory import Slot, slots, try_lock
 from otel_memoir.spool.file import SpoolFile
-from otel_memoir.spool.recovery import move_aside, open_held
+from otel_memoir.spool.recovery import move_aside, open_held, open_slot
+from otel_memoir.spool.salvage import salvage_all
 
 T = TypeVar("T")
 
@@ -51,6 +52,10 @@ class Source(Protocol):
         """Take note that waiting bytes were settled."""
         ...
 
+    def is_left(self) -> bool:
+        """Whether the file was given up, so that nothing can be written to it any more."""
+        ...
+
 
 class OwnSource:
     """The file that this process writes."""
@@ -76,6 +81,9 @@ class OwnSource:
 
     def settled(self, size: int, *, delivered: bool) -> None:
         self._spool.settled(size, delivered=delivered)
+
+    def is_left(self) -> bool:
+        return self._spool.file is not self.file
 
 
 class AdoptedSource:
@@ -105,6 +113,9 @@ class AdoptedSource:
     def settled(self, size: int, *, delivered: bool) -> None:
         del size, delivered
 
+    def is_left(self) -> bool:
+        return False
+
     def is_drained(self) -> bool:
         """Whether nothing in the file waits to be sent or told."""
         return not ledger.has_work(self.file.connection, self.file.ledgered_id)
@@ -126,6 +137,7 @@ class Adoption:
 
     def look(self) -> list[AdoptedSource]:
         """Adopt what there is to adopt; each file goes to exactly one process."""
+        self._salvage()
         found = []
         for slot in slots(self._directory):
             mark = _mark(slot)
@@ -135,6 +147,25 @@ class Adoption:
             if source is not None:
                 found.append(source)
         return found
+
+    def _salvage(self) -> None:
+        def a_slot() -> SpoolFile:
+            return open_slot(self._directory, synchronous="FULL", wall_ns=self._wall_ns)
+
+        try:
+            salvage_all(self._directory, open_slot=a_slot, unix_ns=self._wall_ns())
+        except (StorageError, SpoolError, OSError) as error:
+            complaints.say("salvage", f"cannot salvage in {self._directory} just now: {error}")
+
+    def set_aside(self, source: AdoptedSource, error: Exception) -> None:
+        """Move a file out of the way that turned out to be broken, to be salvaged."""
+        lock = source.file.lock
+        assert lock is not None
+        try:
+            source.file.close_connections()
+            move_aside(lock, error, self._wall_ns)
+        finally:
+            lock.release()
 
     def release(self, source: AdoptedSource) -> None:
         """Give a drained file back, for a new process to write to."""

@@ -208,7 +208,7 @@ class Committer:
                 raise
             connection.execute("ROLLBACK TO chore")
             self.file.ledgered_id = ledgered_id
-            if isinstance(error, sqlite3.Error) and (is_disk_full(error) or is_io_error(error)):
+            if is_disk_full(error) or is_io_error(error) or is_corrupt(error):
                 raise
             chore.finish(error)
         connection.execute("RELEASE chore")

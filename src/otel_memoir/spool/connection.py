@@ -34,7 +34,8 @@ def open_writer(path: Path | str, *, synchronous: str) -> sqlite3.Connection:
     Args:
         path: The file, or ``MEMORY``.
 
-        synchronous: ``FULL`` (a commit returns after fsync) or ``NORMAL``.
+        synchronous: ``FULL`` (a commit returns after fsync), ``NORMAL``, or ``OFF`` for a
+            file that nobody will miss.
 
     Raises:
         sqlite3.Error: It cannot be opened.

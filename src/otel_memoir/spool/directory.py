@@ -24,7 +24,7 @@ from pathlib import Path
 from otel_memoir.errors import SpoolError
 
 _SLOT_NAME = re.compile(r"memoir-(\d{4,})\.db")
-_BROKEN_NAME = re.compile(r"broken-\d{4,}-\d+\.db")
+_BROKEN_NAME = re.compile(r"(broken|salvaged)-\d{4,}-\d+\.db")
 _SLOTS_MAX = 9999
 
 # SQLite's write-ahead log needs shared memory, which these do not give.
@@ -192,12 +192,11 @@ def slots(directory: Path) -> list[Slot]:
     return [Slot(directory, number) for number in sorted(numbers)]
 
 
-def broken_files(directory: Path) -> list[Path]:
-    """The files that were moved aside."""
+def broken_files(directory: Path, *, salvaged: bool = True) -> list[Path]:
+    """The files that were moved aside; those that were salvaged too, unless told otherwise."""
     with contextlib.suppress(FileNotFoundError):
-        return sorted(
-            directory / name for name in os.listdir(directory) if _BROKEN_NAME.fullmatch(name)
-        )
+        found = sorted(filter(_BROKEN_NAME.fullmatch, os.listdir(directory)))
+        return [directory / name for name in found if salvaged or name.startswith("broken")]
     return []
 
 
@@ -207,8 +206,18 @@ def try_lock(slot: Slot) -> SlotLock | None:
     Raises:
         OSError: The lock file cannot be made.
     """
+    descriptor = try_lock_file(slot.lock_file)
+    return None if descriptor is None else SlotLock(slot, descriptor)
+
+
+def try_lock_file(path: Path) -> int | None:
+    """Lock a file that nobody holds; return its descriptor, which the caller closes.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(slot.lock_file, flags, 0o600)
+    descriptor = os.open(path, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -216,7 +225,21 @@ def try_lock(slot: Slot) -> SlotLock | None:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return None
         raise
-    return SlotLock(slot, descriptor)
+    return descriptor
+
+
+def rename_database(path: Path, target: Path) -> None:
+    """Give a database another name, and its log with it; nobody has it open for writing.
+
+    The database goes last: under its old name it still tells that there is something to do.
+
+    Raises:
+        OSError: The disk said no.
+    """
+    for ending in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{ending}", f"{target}{ending}")
+    sync_directory(path.parent)
 
 
 def is_held(slot: Slot) -> bool:

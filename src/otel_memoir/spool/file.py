@@ -299,12 +299,7 @@ class SpoolFile:
     def _envelope(self, id_: int) -> bytes:
         found = self._envelopes.get(id_)
         if found is None:
-            row = self.reader.execute(
-                "SELECT digest, bytes FROM envelope WHERE id = ?", (id_,)
-            ).fetchone()
-            if row is None or hashlib.blake2b(row[1], digest_size=16).digest() != row[0]:
-                raise SpoolCorruptError("read envelope", target=id_, cause="it is damaged")
-            found = self._envelopes[id_] = bytes(row[1])
+            found = self._envelopes[id_] = envelope_of(self.reader, id_)
         return found
 
     def last_envelope(self) -> bytes | None:
@@ -321,20 +316,36 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close the file and give the slot back. The caller sees to it that nobody reads."""
-        reader = self.take_reader()
         try:
-            if reader is not None:
-                reader.close()
-            self.connection.close()
+            self.close_connections()
         finally:
             if self.lock is not None:
                 self.lock.release()
+
+    def close_connections(self) -> None:
+        """Close the file, but keep the slot. The caller sees to it that nobody reads."""
+        reader = self.take_reader()
+        if reader is not None:
+            reader.close()
+        self.connection.close()
 
     def abandon(self) -> None:
         """In a fork child: let go of the parent's file without touching it."""
         abandoned.extend((self.connection, self._reader))
         if self.lock is not None:
             self.lock.abandon()
+
+
+def envelope_of(connection: sqlite3.Connection, id_: int) -> bytes:
+    """Read an envelope, checked against its digest.
+
+    Raises:
+        SpoolCorruptError: It is not what was written.
+    """
+    row = connection.execute("SELECT digest, bytes FROM envelope WHERE id = ?", (id_,)).fetchone()
+    if row is None or hashlib.blake2b(row[1], digest_size=16).digest() != row[0]:
+        raise SpoolCorruptError("read envelope", target=id_, cause="it is damaged")
+    return bytes(row[1])
 
 
 def checksum(sequence: int, payload: bytes) -> int:

@@ -20,6 +20,11 @@ from otel_memoir.spool.ledger import read_hold
 from otel_memoir.spool.model import OUTCOMES, SpoolStatus, Totals
 from otel_memoir.spool.upkeep import bytes_on_disk
 
+_ASIDE = {
+    False: "broken: it was moved aside, whole; the next process here salvages what can be read",
+    True: "broken: it was moved aside, whole; what can be read of it went on in another file",
+}
+
 
 @contextlib.contextmanager
 def looking_at(path: Path) -> Iterator[sqlite3.Connection]:
@@ -48,7 +53,7 @@ def status_of_directory(
         found.append(
             SpoolStatus(
                 name=path.stem, path=str(path), alive=False, spool_bytes=bytes_on_disk(path),
-                problem="broken: it was moved aside, whole; its records are not delivered",
+                problem=_ASIDE[path.name.startswith("salvaged")],
             )
         )
     return found

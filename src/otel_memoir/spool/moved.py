@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
 from otel_memoir.diagnostics import complaints
@@ -42,9 +43,7 @@ def give_away_moved(file: SpoolFile) -> None:
     """
     if file.lock is None or not file.has_lost_streams():
         return
-    slot = file.lock.slot
-    found = [moved for other in slots(slot.directory) if other != slot
-             for moved in _taken_over(other, slot.name)]
+    found = taken_over(file.lock.slot.directory, file.lock.slot.name)
     if found:
         with transaction(file.connection):
             given = sum(_give_away(file.connection, moved) for moved in found)
@@ -52,8 +51,13 @@ def give_away_moved(file: SpoolFile) -> None:
         complaints.say("moved", f"{given} rows of {file.path} count in the file they moved to")
 
 
+def taken_over(directory: Path, origin: str) -> list[Moved]:
+    """What the files of a directory list as moved from one of them; by its slot's name."""
+    return [moved for slot in slots(directory) if slot.name != origin
+            for moved in _taken_over(slot, origin)]
+
+
 def _taken_over(slot: Slot, origin: str) -> list[Moved]:
-    """What a file lists as moved from another; nothing, if it cannot be read."""
     query = (
         "SELECT stream_id, epoch, first, sequence FROM stream WHERE ended = 'moved' "
         "AND instr(' ' || moved_from || ' ', ?) > 0"

@@ -8,7 +8,6 @@ nothing of it is deleted.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolError
 from otel_memoir.spool.connection import is_corrupt
-from otel_memoir.spool.directory import SlotLock, sync_directory, take_slot
+from otel_memoir.spool.directory import SlotLock, rename_database, take_slot
 from otel_memoir.spool.file import SpoolFile, abandoned
 from otel_memoir.spool.moved import give_away_moved
 
@@ -129,12 +128,9 @@ def move_aside(lock: SlotLock, error: Exception, wall_ns: Callable[[], int]) -> 
     """Rename a broken file and its log out of its slot; nothing of it is deleted."""
     slot = lock.slot
     aside = slot.directory / f"broken-{slot.number:04d}-{wall_ns()}.db"
-    for ending in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{slot.database}{ending}", f"{aside}{ending}")
-    sync_directory(slot.directory)
+    rename_database(slot.database, aside)
     complaints.say(
         "broken", f"{slot.database} is broken ({error}); it was moved to {aside.name}, whole, and "
-        "a new file was begun. `otel-memoir status` shows it.",
+        "a new file was begun. What can be read of it goes on; `otel-memoir status` shows it.",
     )
     return aside

@@ -12,12 +12,14 @@ import sqlite3
 from pathlib import Path
 
 from otel_memoir.errors import SpoolError
-from otel_memoir.spool.connection import open_reader, transaction
+from otel_memoir.spool.connection import open_reader, open_writer, transaction
 
 APPLICATION_ID = 0x4D656D6F
 """``Memo`` in ASCII; what ``file(1)`` and we know a spool file by."""
 
 FORMAT = 1
+
+_HEADER_BYTES = 100
 
 _TABLES = """
 CREATE TABLE file (
@@ -207,6 +209,18 @@ def _create(connection: sqlite3.Connection, path: Path | str) -> None:
         connection.execute("INSERT INTO courier (id) VALUES (1)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def fresh_header(path: Path) -> bytes:
+    """The first bytes of a new spool file, made for this, to put before older pages.
+
+    Without a size and a free list: SQLite then goes by the size of the file
+    (sqlite.org/fileformat2, 1.3.7).
+    """
+    with contextlib.closing(open_writer(path, synchronous="OFF")) as connection:
+        _create(connection, path)
+    header = path.read_bytes()[:_HEADER_BYTES]
+    return header[:28] + bytes(12) + header[40:]
 
 
 def new_stream_id() -> str:

@@ -73,8 +73,8 @@ class Ticket:
 
     @property
     def stored(self) -> bool:
-        """Whether the record's commit has happened."""
-        return self._group.done and self.refusal is None
+        """Whether the record is on disk, as durable as the settings say."""
+        return self._group.done and self.refusal is None and self._spool.is_on_disk
 
     @property
     def refusal(self) -> Refused | None:
@@ -398,6 +398,15 @@ class Spool:
             self._thread.start()
             return self._life
 
+    def leave_file(self, error: Exception) -> None:
+        """Go on in a new file: the courier found that this one is broken."""
+
+        def give_up(_: SpoolFile) -> None:
+            raise error
+
+        with contextlib.suppress(SpoolError):
+            self.perform(give_up)
+
     def _make_committer(self, file: SpoolFile) -> None:
         self._committer = Committer(
             file, every_commit_synced=self._synchronous == "FULL", fail_over=self._fail_over,
@@ -537,6 +546,12 @@ class Spool:
         except (MemoirError, sqlite3.Error):
             return False
         return self._monotonic_s() <= deadline_s
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether records go to a file; without a usable directory they die with the process."""
+        file = self.file
+        return file is None or file.lock is not None
 
     # -- for the courier ------------------------------------------------------
 
