@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 import pytest
@@ -34,35 +34,68 @@ from spool_helpers import (
 )
 
 WORKLOAD = Path(__file__).with_name("crash") / "workloads" / "product.py"
-ERRORS = {"fdatasync": ("EIO",), "pwrite64": ("EIO", "ENOSPC")}
+DENSITY = int(os.environ.get("MEMOIR_FAULT_DENSITY", "3"))
+ERRORS = {
+    "fdatasync": ("EIO",),
+    "fsync": ("EIO",),
+    "pwrite64": ("EIO", "ENOSPC"),
+    "openat": ("EMFILE", "EIO"),
+    "ftruncate": ("EIO",),
+    "unlink": ("EIO",),
+}
 FILES = [
     f"memoir-000{number}.db{ending}"
     for number in (1, 2, 3) for ending in ("", "-wal", "-journal")
 ]
 RECORDS = 12
+DYING_RECORDS = 6
 
 
-def command(directory: Path) -> list[str]:
-    """A short run of the product, without a second process."""
-    return [sys.executable, str(WORKLOAD), str(directory), "FULL", str(RECORDS), "alone"]
+def command(directory: Path, mode: str = "alone") -> list[str]:
+    """A short run of the product in one process."""
+    return [sys.executable, str(WORKLOAD), str(directory), "FULL", str(RECORDS), mode]
 
 
-def fresh(directory: Path) -> list[Path]:
-    """Empty a directory but keep its path, which faults name."""
+def fresh(directory: Path, left: Path | None = None) -> list[Path]:
+    """Empty a directory, or fill it with what a dead process left; it keeps its path."""
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    return [directory / name for name in FILES]
+    if left is None:
+        directory.mkdir()
+    else:
+        shutil.copytree(left, directory)
+    return [directory, *(directory / name for name in FILES)]
 
 
-def harm(directory: Path, fault: Fault) -> list[str]:
-    """What a run under a fault shows to be wrong."""
-    run = run_with_fault(command(directory), fault, fresh(directory), timeout=40)
+def leave_records(directory: Path) -> set[str]:
+    """Let a process die with records on disk; return what it promised."""
+    done = subprocess.run(
+        command(directory, "dying"), capture_output=True, text=True, timeout=40, check=True
+    )
+    return set(done.stdout.replace("ACK ", "").split())
+
+
+def harm(
+    directory: Path,
+    fault: Fault,
+    *,
+    left: Path | None = None,
+    owed: Set[str] = frozenset(),
+    mode: str = "alone",
+) -> list[str]:
+    """What a run under a fault shows to be wrong.
+
+    Args:
+        left: What a dead process left, for this run to take over.
+
+        owed: What that process promised.
+    """
+    run = run_with_fault(command(directory, mode), fault, fresh(directory, left), timeout=40)
     wrong = []
     error = run.completed.stderr.decode()
     if run.completed.returncode != 0 or "Traceback" in error:
         wrong.append(f"{fault}: status {run.completed.returncode}: {error[-600:]}")
     counts = Counter(all_names_in(directory))
-    if missing := sorted(run.acked - set(counts)):
+    if missing := sorted((run.acked | owed) - set(counts)):
         wrong.append(f"{fault}: {len(missing)} promised records are missing, such as {missing[0]}")
     if double := sorted(name for name, times in counts.items() if times > 1):
         wrong.append(f"{fault}: stored twice: {double[:3]}")
@@ -70,35 +103,52 @@ def harm(directory: Path, fault: Fault) -> list[str]:
     return wrong
 
 
-def swept(directory: Path, *, parts: int) -> tuple[list[Fault], list[str]]:
-    """The faults that were tried, about ``parts`` per call and error, and all harm."""
-    counts = count_calls(command(directory), fresh(directory))
-    faults = [
+def faults_of(counts: Mapping[str, int], *, parts: int) -> list[Fault]:
+    """About ``parts`` faults for each call and error, once and from then on."""
+    return [
         fault
         for call, errors in ERRORS.items()
         for fault in sweep(
-            {call: counts[call]}, errors={call: errors}, every=max(1, counts[call] // parts)
+            {call: counts[call]}, errors={call: errors}, every=-(-counts[call] // parts)
         )
     ]
-    return faults, [found for fault in faults for found in harm(directory, fault)]
 
 
+@pytest.mark.timeout(1200)
 def test_no_failing_write_or_sync_loses_a_promised_record_or_reaches_the_application(
     tmp_path: Path,
 ) -> None:
     """Each k-th call fails, once or from then on; what was promised is in some file, once."""
-    faults, wrong = swept(tmp_path / "spool", parts=3)
-    assert len(faults) >= 18
-    assert wrong == []
+    directory = tmp_path / "spool"
+    faults = faults_of(count_calls(command(directory), fresh(directory)), parts=DENSITY)
+    assert len(faults) > 8 * DENSITY
+    assert [found for fault in faults for found in harm(directory, fault)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_dense_sweep_of_failing_calls_agrees(tmp_path: Path) -> None:
-    """The same at many more calls."""
-    faults, wrong = swept(tmp_path / "spool", parts=25)
-    assert len(faults) >= 120
+def test_no_failing_write_or_sync_during_recovery_loses_what_a_dead_process_left(
+    tmp_path: Path,
+) -> None:
+    """A second fault on top of the first: the disk fails while a dead process's file is taken."""
+    directory, left = tmp_path / "spool", tmp_path / "left"
+    owed = leave_records(left)
+    assert len(owed) == DYING_RECORDS
+    counts = count_calls(command(directory), fresh(directory, left))
+    faults = faults_of(counts, parts=max(2, DENSITY // 2))
+    wrong = [
+        found for fault in faults for found in harm(directory, fault, left=left, owed=owed)
+    ]
+    assert len(faults) > 8
     assert wrong == []
+
+
+def test_a_record_that_is_gone_from_its_file_is_called_missing(tmp_path: Path) -> None:
+    """The control of the sweeps: promises that are given without asking the ticket."""
+    directory = tmp_path / "spool"
+    always = Fault("fdatasync", "EIO", 1, sticky=True)
+    assert harm(directory, always) == []
+    assert "promised records are missing" in str(harm(directory, always, mode="believing"))
 
 
 def test_after_a_failed_fsync_the_records_are_in_a_new_file_and_counted_once(

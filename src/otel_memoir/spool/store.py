@@ -421,26 +421,35 @@ class Spool:
         """
         for _ in range(_FILES_TRIED):
             file = self._open_file()
-            try:
-                use(file)
-                self._begin_life(file)
+            if file is not None and self._begins(file, use):
                 return file
-            except (sqlite3.Error, MemoirError, OSError) as error:
-                complaints.say("begin", f"cannot begin in {file.path}: {error}")
-                if file.lock is not None:
-                    self._avoid |= {file.lock.slot.number}
-                with contextlib.suppress(sqlite3.Error):
-                    file.close()
+        complaints.say(
+            "memory", f"{self.directory} cannot be used: records are kept in memory only, and die "
+            "with the process.",
+        )
         file = SpoolFile(None)
         use(file)
         self._begin_life(file)
         return file
 
+    def _begins(self, file: SpoolFile, use: Callable[[SpoolFile], None]) -> bool:
+        try:
+            use(file)
+            self._begin_life(file)
+            return True
+        except (sqlite3.Error, MemoirError, OSError) as error:
+            complaints.say("begin", f"cannot begin in {file.path}: {error}")
+        if file.lock is not None:
+            self._avoid |= {file.lock.slot.number}
+        with contextlib.suppress(sqlite3.Error):
+            file.close()
+        return False
+
     @property
     def _synchronous(self) -> str:
         return "NORMAL" if self.settings.durability == "process" else "FULL"
 
-    def _open_file(self) -> SpoolFile:
+    def _open_file(self) -> SpoolFile | None:
         try:
             prepare_directory(self.directory)
             return open_slot(
@@ -448,11 +457,8 @@ class Spool:
                 wall_ns=self._wall_ns,
             )
         except (SpoolError, OSError, sqlite3.Error) as error:
-            complaints.say(
-                "directory", f"{error} Until then records are kept in memory only and die with "
-                "the process.",
-            )
-            return SpoolFile(None)
+            complaints.say("directory", str(error))
+            return None
 
     def _begin_life(self, file: SpoolFile) -> None:
         hand_over = self.settings.durability == "batch" or _on_event_loop()

@@ -1,11 +1,13 @@
 """Emits through the whole product and promises each record once its emit returned.
 
-Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone]
+Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone | dying | believing]
 
 A child process that dies without a goodbye leaves a first spool file, which is then
 adopted: emitting, committing in groups, settling, checkpoints and adoption all happen.
 ``SYNCHRONOUS`` is FULL; NORMAL and OFF break the promise on purpose. A promise is only
-given for a record whose ticket says that it is stored. ``alone`` leaves out the child.
+given for a record whose ticket says that it is stored. ``alone`` leaves out the child;
+``dying`` is only that child: it leaves its records to whoever comes next. ``believing``
+promises every record whose emit returned, whatever its ticket says: the negative control.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from otel_memoir.spool import Ticket, connection, file, upkeep
 from otel_memoir.testing import ScriptedCollector
 
 THREADS = 3
-DIRECTORY, SYNCHRONOUS, RECORDS, *ALONE = sys.argv[1:]
+NOWHERE = "http://127.0.0.1:9"
+DIRECTORY, SYNCHRONOUS, RECORDS, *MODE = sys.argv[1:]
 
 
 def weaken_and_shrink() -> None:
@@ -54,7 +57,7 @@ class Promising(LogRecordProcessor):
 
     def on_emit(self, log_record: Any) -> None:
         stored = self.pipeline.store(log_record)
-        if isinstance(stored, Ticket) and stored.stored:
+        if MODE == ["believing"] or (isinstance(stored, Ticket) and stored.stored):
             number = log_record.log_record.attributes["number"]
             os.write(1, b"ACK %s\n" % number.encode())
 
@@ -101,19 +104,21 @@ def leave_a_dead_file() -> None:
     """While we hold the first slot, a child takes the second and dies."""
     child = os.fork()
     if child == 0:
-        die_with_records("http://127.0.0.1:9")
+        die_with_records(NOWHERE)
     os.waitpid(child, 0)
 
 
 def main() -> None:
     """Leave a dead file, then emit from several threads and deliver all of it."""
     weaken_and_shrink()
+    if MODE == ["dying"]:
+        die_with_records(NOWHERE)
     with ScriptedCollector() as collector:
         provider = LoggerProvider(shutdown_on_exit=False)
         mine = pipeline(collector.endpoint)
         provider.add_log_record_processor(Promising(mine))
         emit(provider, "first", 1)
-        if not ALONE:
+        if not MODE:
             leave_a_dead_file()
         threads = [
             threading.Thread(
