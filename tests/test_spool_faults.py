@@ -45,7 +45,7 @@ ERRORS = {
 }
 FILES = [
     f"memoir-000{number}.db{ending}"
-    for number in (1, 2, 3) for ending in ("", "-wal", "-journal")
+    for number in range(1, 7) for ending in ("", "-wal", "-journal")
 ]
 RECORDS = 12
 DYING_RECORDS = 6

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolError
-from otel_memoir.spool.connection import is_corrupt
+from otel_memoir.spool.connection import is_corrupt, is_io_error
 from otel_memoir.spool.directory import SlotLock, rename_database, take_slot
 from otel_memoir.spool.file import SpoolFile, abandoned
 from otel_memoir.spool.moved import give_away_moved
 
 _TRIES_MAX = 64
+_FAILING_MAX = 3
+"""So many slots with an I/O error, and it is the disk; more files on it would be litter."""
 
 
 def open_slot(
@@ -37,6 +39,7 @@ def open_slot(
         OSError: The directory cannot be used.
     """
     last: Exception | None = None
+    failing = 0
     for _ in range(_TRIES_MAX):
         lock = take_slot(directory, avoid=avoid)
         try:
@@ -44,6 +47,9 @@ def open_slot(
         except (sqlite3.Error, SpoolError) as error:
             last = error
             avoid |= _give_up(lock, error, wall_ns)
+            failing += is_io_error(error)
+            if failing >= _FAILING_MAX:
+                break
         except OSError:
             lock.release()
             raise
