@@ -460,13 +460,13 @@ def _serve_grpc(collector: ScriptedCollector, path: str, body: bytes, context: A
     )
     if answer.manner in ("drop", "hang"):
         context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    code = grpc.StatusCode[answer.code or _GRPC_CODES.get(answer.status, "UNKNOWN")]
     trailers: list[tuple[str, Any]] = list(answer.headers.items())
     if answer.retry_info_s is not None:
-        trailers.append(("grpc-status-details-bin", _retry_info(answer.retry_info_s)))
+        trailers.append(("grpc-status-details-bin", _retry_info(answer, code.value[0])))
     context.set_trailing_metadata(trailers)
     if not answer.is_ok:
-        code = answer.code or _GRPC_CODES.get(answer.status, "UNKNOWN")
-        context.abort(grpc.StatusCode[code], answer.message)
+        context.abort(code, answer.message)
     return answer.content()
 
 
@@ -477,13 +477,14 @@ def _join(prefix: str) -> None:
             thread.join(_JOIN_S)
 
 
-def _retry_info(seconds: float) -> bytes:
+def _retry_info(answer: Answer, code: int) -> bytes:
     # googleapis-common-protos has no types.
     from google.rpc import error_details_pb2, status_pb2
 
     info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromNanoseconds(int(seconds * 1e9))
-    status = status_pb2.Status()
+    info.retry_delay.FromNanoseconds(int((answer.retry_info_s or 0.0) * 1e9))
+    # Go's client turns details whose code or message differ from the status into INTERNAL.
+    status = status_pb2.Status(code=code, message=answer.message)
     status.details.add().Pack(info)
     return bytes(status.SerializeToString())
 
