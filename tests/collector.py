@@ -33,6 +33,7 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.01
 PORT_ATTEMPTS = 3
+_BEGIN_OF_REQUEST = '{"resourceLogs":'
 
 
 class CollectorError(RuntimeError):
@@ -324,13 +325,31 @@ class _Inbox:
         return list(self._records)
 
 
+def records_in(path: Path) -> Iterator[ReceivedRecord]:
+    """Read the output of a ``file`` exporter record by record, however large it is."""
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                yield from _records_of_line(line.rstrip("\n"))
+
+
 def _records_of_line(line: str) -> Iterator[ReceivedRecord]:
-    # The exporter writes a request and its line end apart: a kill in between leaves two
-    # requests on one line.
+    # The exporter writes a request and its line end apart, and a large request in parts: a
+    # kill in between leaves two requests on one line, or the beginning of one before the
+    # next. What was cut off was not answered.
     decoder, position = json.JSONDecoder(), 0
     while position < len(line):
-        request, position = decoder.raw_decode(line, position)
-        yield from _records_of_request(request)
+        try:
+            request, position = decoder.raw_decode(line, position)
+        except json.JSONDecodeError:
+            position = _next_request(line, position + 1)
+        else:
+            yield from _records_of_request(request)
+
+
+def _next_request(line: str, position: int) -> int:
+    found = line.find(_BEGIN_OF_REQUEST, position)
+    return len(line) if found < 0 else found
 
 
 def _records_of_request(request: Mapping[str, Any]) -> Iterator[ReceivedRecord]:
