@@ -161,7 +161,7 @@ def test_one_poison_record_among_200_is_quarantined_alone(
 def test_a_destination_that_says_400_to_everything_quarantines_nothing(
     collector: ScriptedCollector, tmp_path: Path
 ) -> None:
-    """A record is poison only when an empty probe is taken: else the destination is at fault."""
+    """A record is poison only when another is delivered: else the destination is at fault."""
     collector.respond = lambda request: Answer(status=400, message="no")
     with agent(tmp_path, collector.endpoint) as it:
         it.emit(8)

@@ -153,7 +153,7 @@ def test_a_body_limit_below_the_batch_is_met_by_smaller_requests(
 def test_a_record_above_the_body_limit_is_set_aside_and_named_and_the_rest_arrives(
     sink: Collector, tmp_path: Path
 ) -> None:
-    """It fails alone while an empty request is taken: quarantined, not lost, and a gap."""
+    """It fails alone while others are delivered: quarantined, not lost, and a gap."""
     sink.start().restart(good(sink, **receiver(HTTP, max_request_body_size=4000)))
     with agent(tmp_path / "spool", sink.http_endpoint) as it:
         emit_with_poison(it, padding="x" * 5000)

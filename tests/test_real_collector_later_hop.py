@@ -170,6 +170,29 @@ def test_a_record_that_a_later_hop_refuses_is_set_aside_alone(
         assert numbers(later.delivered) == [n for n in it.emitted if n != POISON]
 
 
+@either_hop
+@both_protocols
+def test_a_later_hop_that_refuses_everything_has_no_record_set_aside(
+    protocol: str, over: str, later: ScriptedCollector, otelcol: Path, tmp_path: Path
+) -> None:
+    """400 and INVALID_ARGUMENT from a backend that is set up wrongly.
+
+    A Collector answers an empty request by itself, so an empty probe that is taken says
+    nothing of a record that the hop behind it refuses.
+    """
+    later.respond = lambda request: Answer(status=400, message="no tenant")
+    with passing_on(otelcol, tmp_path / "agent", later, over=over) as edge, agent(
+        tmp_path / "spool", endpoint(edge, protocol), protocol=protocol
+    ) as it:
+        it.emit(COUNT)
+        assert until(lambda: it.processor.status().hold or it.totals.quarantined), attempts(it)
+        story = met(f"everything gets 400 further down, over {over}", protocol, it)
+        assert (it.totals.quarantined, it.totals.pending) == (0, COUNT)
+        assert "hop behind it" in hold_of(it).hint
+        later.respond = lambda request: Answer()
+        repaired(story, it, lambda: later.delivered)
+
+
 def test_a_record_that_is_blamed_for_throttling_turns_the_story_red(
     later: ScriptedCollector, otelcol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

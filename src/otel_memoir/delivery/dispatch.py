@@ -254,7 +254,8 @@ class Dispatcher:
             ledger.postpone(
                 # A server that was not reached, or that asked for time, says nothing
                 # about the batch: its place in the order stays.
-                file.connection, batch, until_unix_ns=until_ns, failed=outcome.ambiguous,
+                file.connection, batch, until_unix_ns=until_ns,
+                failed=outcome.ambiguous or outcome.verdict is Verdict.HALVE,
                 suspect=decision.suspect, lane=lane, code=outcome.code, message=outcome.message,
             )
             if decision.pause:
@@ -344,6 +345,12 @@ class Dispatcher:
     ) -> None:
         now_ns = self._wall_ns()
         numbers = source.batch_numbers(len(runs))
+        self._deliveries_at_failure.pop((source.file.name, batch.number), None)
+        if outcome is not None and not outcome.needs_sibling:
+            # What is delivered from here on tells a part that fails from a destination that does.
+            self._deliveries_at_failure.update(
+                ((source.file.name, number), self._deliveries) for number in numbers
+            )
         parts = [_part(batch, number, run) for number, run in zip(numbers, runs)]
 
         def write(file: SpoolFile) -> None:

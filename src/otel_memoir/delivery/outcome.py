@@ -65,9 +65,9 @@ class Outcome:
         ambiguous: The server may have taken the request although no plain OK came
             back; if it is sent again, its records can arrive twice.
 
-        needs_sibling: An empty probe is no proof against a single record here, since
-            the same code is also given for trouble further down (throttling, a full
-            queue): only another record's delivery is.
+        needs_sibling: One delivery of another record and an empty probe are no proof
+            against a single record here, since the same code is also given for trouble
+            that comes and goes (throttling, a full queue): it takes several deliveries.
 
         tries: How many times in a row a batch is retried before this verdict is
             acted upon (500 and UNKNOWN are halved only at the third try).
@@ -124,6 +124,10 @@ _FORBIDDEN = (
     "The credentials are known but may not write logs here, or a later hop said so: give them "
     "the right to write, or use others."
 )
+_REFUSED = (
+    "A record, or every record, is refused by the server or by a hop behind it: the message says "
+    "why."
+)
 _ENDPOINT = (
     "Something other than an OTLP receiver answered (a proxy, a login page, a web site): check "
     "the host, port and path of OTEL_EXPORTER_OTLP_(LOGS_)ENDPOINT."
@@ -158,10 +162,10 @@ _LATER_AMBIGUOUS = _Rule(Verdict.RETRY, ambiguous=True)
 _AT_FAULT_AT_LAST = _Rule(Verdict.HALVE, ambiguous=True, needs_sibling=True, tries=3)
 
 _HTTP: Mapping[int, _Rule] = {
-    # Bad protobuf, and in a Collector also "request body too large". The first hop itself
-    # refused, so an empty probe that is taken proves that a lone record is at fault.
-    400: _Rule(Verdict.HALVE),
-    413: _Rule(Verdict.HALVE),
+    # Bad protobuf, and in a Collector also "request body too large", or what the hop behind
+    # it said: of records, while it answers an empty request by itself.
+    400: _Rule(Verdict.HALVE, _REFUSED),
+    413: _Rule(Verdict.HALVE, _REFUSED),
     401: _Rule(Verdict.HOLD, _CREDENTIALS),
     403: _Rule(Verdict.HOLD, _FORBIDDEN),
     404: _Rule(Verdict.HOLD, _WRONG_PATH),
@@ -201,7 +205,7 @@ _GRPC: Mapping[str, _Rule] = {
     # Too large for the first hop, or throttled further down: a Collector gives both without
     # details. In the second case another branch of its pipeline may have taken the batch.
     "RESOURCE_EXHAUSTED": _Rule(Verdict.HALVE, ambiguous=True, needs_sibling=True),
-    "INVALID_ARGUMENT": _Rule(Verdict.HALVE),
+    "INVALID_ARGUMENT": _Rule(Verdict.HALVE, _REFUSED),
     # A Collector's answer to bytes it cannot parse, but also any server's bug.
     "INTERNAL": _Rule(Verdict.HALVE, ambiguous=True, needs_sibling=True),
     "UNKNOWN": _AT_FAULT_AT_LAST,

@@ -19,6 +19,10 @@ LONE_FAILURES = 3
 """Failures of a single record, each with another's delivery since the last, until it is
 poison where the answer could also mean throttling."""
 
+LONE_TRIES = 2
+"""Failures of a single record, with nothing delivered, until delivery is on hold: by then
+another batch has had its turn."""
+
 
 class Action(enum.Enum):
     """What becomes of a batch."""
@@ -50,8 +54,8 @@ def decide(batch: Batch, outcome: Outcome, *, others_delivered: bool) -> Decisio
 
         outcome: The judged answer.
 
-        others_delivered: Another batch, or where ``needs_sibling`` allows an
-            empty probe, was delivered since this batch failed last.
+        others_delivered: Another batch was delivered since this batch failed last, or
+            since it was cut from one that failed.
     """
     suspect = batch.suspect + int(others_delivered)
     if outcome.verdict is Verdict.DELIVERED:
@@ -71,8 +75,13 @@ def _at_fault(batch: Batch, outcome: Outcome, suspect: int) -> Decision:
     if batch.records > 1:
         # Where the answer could mean throttling, the halves wait their turn.
         return Decision(action=Action.HALVE, pause=outcome.needs_sibling)
-    if not outcome.needs_sibling:
+    if not outcome.needs_sibling and suspect > 0:
         return Decision(action=Action.PROBE, suspect=suspect)
+    if not outcome.needs_sibling:
+        # A Collector answers an empty request by itself, whatever the hop behind it says of
+        # records. Nothing was delivered, so the destination is as suspect as the record.
+        action = Action.RETRY if batch.failures < LONE_TRIES else Action.HOLD
+        return Decision(action=action, suspect=suspect, pause=True)
     if suspect >= LONE_FAILURES:
         return Decision(action=Action.QUARANTINE, suspect=suspect)
     return Decision(action=Action.RETRY, suspect=suspect, pause=suspect == 0)
