@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from otel_memoir.delivery import Courier
 from otel_memoir.testing import Answer, RecordedRequest, ScriptedCollector
 from socket_programs.wiring import Agent, agent, numbers
 
@@ -433,3 +434,60 @@ def test_a_loss_of_an_earlier_process_does_not_make_later_deliveries_look_undeli
     with agent(tmp_path, collector.endpoint) as later:
         later.emit(3)
         assert later.processor.wait_delivered(TIMEOUT_S), later.totals
+
+
+def count_rings(courier: Courier) -> list[None]:
+    """Note each time that the courier is rung from now on."""
+    rings: list[None] = []
+    ring = courier._alarm.ring
+    courier._alarm.ring = lambda: (rings.append(None), ring())[1]  # type: ignore[method-assign]
+    return rings
+
+
+@pytest.mark.parametrize(("linger_s", "rung_for_each"), [(60.0, False), (0.0, True)])
+def test_a_batch_that_may_still_fill_up_lets_the_courier_sleep(
+    collector: ScriptedCollector, tmp_path: Path, linger_s: float, rung_for_each: bool
+) -> None:
+    """Woken for each record, it takes the interpreter from the emitters. Control: no linger."""
+    with agent(tmp_path, collector.endpoint, linger_s=linger_s) as it:
+        it.emit(1)
+        courier = it.processor.pipeline.courier
+        assert courier is not None
+        assert rung_for_each or until(lambda: courier._filling is not None)
+        rings = count_rings(courier)
+        it.emit(200)
+        # It looks around once a second, and while it does it is rung for each.
+        assert (len(rings) >= 200) if rung_for_each else (len(rings) < 100)
+        assert it.processor.wait_delivered(TIMEOUT_S)
+    assert numbers(collector.delivered) == it.emitted
+
+
+def test_a_batch_that_is_full_is_sent_though_the_next_one_is_still_filling(
+    collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """What the courier sleeps over is one batch, by its number."""
+    with agent(tmp_path, collector.endpoint, linger_s=60.0, request_records_max=10) as it:
+        for emitted in (11, 21, 31):
+            it.emit(10 if it.emitted else 11)
+            assert collector.wait_for(
+                lambda c, most=emitted - 1: len(numbers(c.delivered)) == most, TIMEOUT_S
+            )
+        assert it.processor.wait_delivered(TIMEOUT_S)
+        assert numbers(collector.delivered) == it.emitted
+
+
+def test_a_destination_that_is_away_lets_the_courier_sleep_until_it_is_tried_again(
+    collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """During a backoff records only gather."""
+    collector.respond = lambda request: Answer(status=503)
+    slow = {"backoff_initial_s": 60.0, "backoff_max_s": 60.0}
+    with agent(tmp_path, collector.endpoint, **slow) as it:
+        it.emit(1)
+        courier = it.processor.pipeline.courier
+        assert courier is not None
+        assert until(lambda: courier._paused)
+        rings = count_rings(courier)
+        it.emit(200)
+        assert len(rings) < 100
+        assert it.totals.pending == 201

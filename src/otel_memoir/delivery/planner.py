@@ -38,7 +38,9 @@ class Planner:
         self._adopted: list[AdoptedSource] = []
         self._adoption = Adoption(spool.directory, wall_ns=wall_ns)
         self._next_look_s = float("-inf")
-        self._filling = (0, 0.0)
+        self._began_filling = (0, 0.0)
+        self.filling: int | None = None
+        """The open batch, if our own file has nothing else to send and it may still fill up."""
         self._began_s = monotonic_s()
 
     def sources(self) -> list[Source]:
@@ -131,13 +133,20 @@ class Planner:
 
     def _fresh(self, source: Source, *, hurry: bool) -> Batch | None:
         """The next rows that were never sent, unless their batch should fill up first."""
-        found = self._unledgered(source, close_open=False)
-        if found is None and isinstance(source, OwnSource) and (hurry or self._fill_s() <= 0):
-            found = self._unledgered(source, close_open=True)
+        if not isinstance(source, OwnSource):
+            return self._unledgered(source, source.end_of_closed(close_open=False))
+        # In this order: a batch that is full, or committed, only after the look is news.
+        number, records = self._spool.open_batch
+        end = source.end_of_closed(close_open=False)
+        found = self._unledgered(source, end)
+        self.filling = None
+        if found is None and (hurry or self._fill_s() <= 0):
+            found = self._unledgered(source, source.end_of_closed(close_open=True))
+        elif found is None and records and end == number:
+            self.filling = number
         return found
 
-    def _unledgered(self, source: Source, *, close_open: bool) -> Batch | None:
-        end = source.end_of_closed(close_open=close_open)
+    def _unledgered(self, source: Source, end: int) -> Batch | None:
         return ledger.next_unledgered(
             source.file.reader, source.file.ledgered_id, end, self._settings.request_records_max
         )
@@ -147,9 +156,9 @@ class Planner:
         number, records = self._spool.open_batch
         if not records:
             return float("inf")
-        if self._filling[0] != number:
-            self._filling = (number, self._monotonic_s())
-        return self._filling[1] + self._settings.linger_s - self._monotonic_s()
+        if self._began_filling[0] != number:
+            self._began_filling = (number, self._monotonic_s())
+        return self._began_filling[1] + self._settings.linger_s - self._monotonic_s()
 
     def idle_s(self, most_s: float) -> float:
         """How long there is nothing to plan, in seconds."""
