@@ -36,7 +36,7 @@ KEYS_CACHED_MAX = 4096
 KEY_LENGTH_CACHED_MAX = 256
 
 _TABLE_SIZE = 2048
-_VARINTS = tuple(
+VARINTS = tuple(
     bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_TABLE_SIZE)
 )
 
@@ -44,7 +44,7 @@ _VARINTS = tuple(
 def varint(number: int) -> bytes:
     """Encode a number of 0 or more, seven bits a byte, the lowest first."""
     if number < _TABLE_SIZE:
-        return _VARINTS[number]
+        return VARINTS[number]
     if number < 1 << 21:
         if number < 1 << 14:
             return bytes((number & 127 | 128, number >> 7))
@@ -133,7 +133,7 @@ def key_values(tag: bytes, items: Iterable[tuple[Any, Any]], room: int) -> bytes
             size = len(text)
             inner = _STRING_HEADS[size] if size < _TABLE_SIZE else _string_head(size)
             size += len(head) + len(inner)
-            outer = _VARINTS[size] if size < _TABLE_SIZE else varint(size)
+            outer = VARINTS[size] if size < _TABLE_SIZE else varint(size)
             parts += (tag, outer, head, inner, text)
         else:
             encoder = _ENCODERS.get(type(value), _by_inheritance)
@@ -212,7 +212,7 @@ def _text(value: str, room: int) -> bytes:
 
 def _integer(value: int, room: int) -> bytes:
     if 0 <= value < _TABLE_SIZE:
-        return b"\x18" + _VARINTS[value]
+        return b"\x18" + VARINTS[value]
     return b"\x18" + signed_varint(value)
 
 
