@@ -137,7 +137,7 @@ class Dispatcher:
             self.write()
         self._note_attempt(source, batch)
         stream = source.file.stream(batch.stream)
-        outcome = self._send(build_request([(r.envelope, r.payload) for r in rows]), {
+        outcome = self._send(build_request(rows), {
             STREAM_HEADER: stream.stream_id
         })
         self._act(source, replace(batch, attempts=batch.attempts + 1), outcome)

@@ -25,7 +25,7 @@ from otel_memoir.spool.connection import (
     transaction,
 )
 from otel_memoir.spool.directory import SlotLock, sync_directory
-from otel_memoir.spool.model import Entry, Row, Stream
+from otel_memoir.spool.model import Entry, Stream
 
 _ENVELOPES_CACHED = 1024
 
@@ -270,36 +270,34 @@ class SpoolFile:
             self._reader = open_reader(Path(self.path))
         return self._reader
 
-    def rows(self, first_id: int, last_id: int) -> tuple[list[Row], dict[int, str]]:
+    def rows(self, first_id: int, last_id: int) -> tuple[list[tuple[bytes, bytes]], dict[int, str]]:
         """Read the rows of a range.
 
         Returns:
-            The rows that are what was written, in order; and what is wrong with
-            each of the others, by id.
+            The envelope and payload of each row that is what was written, in order; and
+            what is wrong with each of the others, by id.
         """
-        rows: list[Row] = []
-        wrong = dict.fromkeys(range(first_id, last_id + 1), "the row is missing")
         query = (
             "SELECT id, sequence, envelope, packed, crc, payload FROM record "
             "WHERE id BETWEEN ? AND ? ORDER BY id"
         )
-        for id_, sequence, envelope, packed, crc, payload in self.reader.execute(
-            query, (first_id, last_id)
-        ).fetchall():
+        found = self.reader.execute(query, (first_id, last_id)).fetchall()
+        rows: list[tuple[bytes, bytes]] = []
+        wrong: dict[int, str] = {}
+        for id_, sequence, envelope, packed, crc, payload in found:
             try:
-                rows.append(
-                    Row(id_, sequence, self._envelope(envelope),
-                        unpack(sequence, packed, crc, payload))
-                )
-                del wrong[id_]
+                whole = unpack(sequence, packed, crc, payload)
+                rows.append((self._envelopes.get(envelope) or self._envelope(envelope), whole))
             except SpoolCorruptError as error:
                 wrong[id_] = str(error)
+        if len(found) <= last_id - first_id:
+            there = {row[0] for row in found}
+            missing = [id_ for id_ in range(first_id, last_id + 1) if id_ not in there]
+            wrong.update(dict.fromkeys(missing, "the row is missing"))
         return rows, wrong
 
     def _envelope(self, id_: int) -> bytes:
-        found = self._envelopes.get(id_)
-        if found is None:
-            found = self._envelopes[id_] = envelope_of(self.reader, id_)
+        found = self._envelopes[id_] = envelope_of(self.reader, id_)
         return found
 
     def last_envelope(self) -> bytes | None:
@@ -362,7 +360,7 @@ def unpack(sequence: int, packed: int, crc: int, payload: bytes) -> bytes:
     Raises:
         SpoolCorruptError: It is not what was written.
     """
-    if checksum(sequence, payload) != crc:
+    if zlib.crc32(payload, sequence & 0xFFFFFFFF) != crc:
         raise SpoolCorruptError("read row", target=sequence, cause="its checksum does not match")
     if not packed:
         return payload

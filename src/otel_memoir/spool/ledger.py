@@ -38,18 +38,23 @@ def next_unledgered(
 
         records_max: Most records in a batch.
     """
-    rows = connection.execute(
-        "SELECT id, sequence, stream, batch, size FROM record "
-        "WHERE id > ? AND batch < ? ORDER BY id LIMIT ?", (after_id, before_batch, records_max),
-    ).fetchall()
-    if not rows:
+    first = connection.execute(
+        "SELECT id, sequence, stream, batch FROM record WHERE id > ? AND batch < ? "
+        "ORDER BY id LIMIT 1", (after_id, before_batch),
+    ).fetchone()
+    if first is None:
         return None
-    first_id, first_sequence, stream, number, _ = rows[0]
-    mine = [row for row in rows if row[2] == stream and row[3] == number]
+    first_id, first_sequence, stream, number = first
+    # Summed by SQLite: to fetch 4,096 rows of which half belong to the batch took longer
+    # than to read their payloads.
+    last_id, last_sequence, records, size = connection.execute(
+        "SELECT max(id), max(sequence), count(*), sum(size) FROM record "
+        "WHERE id BETWEEN ? AND ? AND stream = ? AND batch = ?",
+        (first_id, first_id + records_max - 1, stream, number),
+    ).fetchone()
     return Batch(
-        number=number, stream=stream, first_id=first_id, last_id=mine[-1][0],
-        first_sequence=first_sequence, last_sequence=mine[-1][1], records=len(mine),
-        bytes=sum(row[4] for row in mine),
+        number=number, stream=stream, first_id=first_id, last_id=last_id,
+        first_sequence=first_sequence, last_sequence=last_sequence, records=records, bytes=size,
     )
 
 

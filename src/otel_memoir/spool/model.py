@@ -110,15 +110,6 @@ class Entry(NamedTuple):
     payload: bytes
 
 
-class Row(NamedTuple):
-    """A stored record as it is read back, checked against its checksum."""
-
-    id: int
-    sequence: int
-    envelope: bytes
-    payload: bytes
-
-
 class Refused(str):
     """Why a record was not accepted; the name under which it is counted."""
 
