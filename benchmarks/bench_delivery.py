@@ -250,6 +250,7 @@ class _HeldSender:
     def __init__(self, settings: Settings) -> None:
         self._sender = make_sender(resolve_destination(settings, {}, complain=print))
         self.gate = threading.Event()
+        self.pack = getattr(self._sender, "pack", None)
         self.close = self._sender.close
         self.forget = self._sender.forget
 

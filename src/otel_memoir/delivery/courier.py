@@ -232,6 +232,7 @@ class Courier:
             except (MemoirError, StorageError) as error:
                 complaints.say("courier", f"the last answer could not be written down: {error}")
             self._planner.release_all()
+        self._dispatcher.join()
 
     # -- for those who wait ---------------------------------------------------
 

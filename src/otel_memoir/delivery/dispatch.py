@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from otel_memoir.delivery.ahead import Ahead
 from otel_memoir.delivery.backoff import Backoff
 from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.delivery.policy import Action, Decision, decide
@@ -33,7 +34,11 @@ _Write = Callable[[SpoolFile], None]
 
 
 class Sender(Protocol):
-    """Sends one request and judges the answer. Never raises an ``Exception``."""
+    """Sends one request and judges the answer. Never raises an ``Exception``.
+
+    It may also have ``pack(request)``, which does ahead, in another thread, what ``send``
+    of that same object would do first.
+    """
 
     def send(
         self, request: bytes, *, headers: Mapping[str, str], timeout: float | None = None
@@ -83,6 +88,10 @@ class Dispatcher:
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self.pace = Pace()
+        self._ahead = Ahead(
+            reading, records_max=settings.request_records_max,
+            pack=getattr(sender, "pack", None),
+        )
         self._unwritten: _Unwritten | None = None
         self._deliveries = 0
         self._deliveries_at_failure: dict[tuple[str, int], int] = {}
@@ -98,11 +107,12 @@ class Dispatcher:
         return unwritten.batch.number if unwritten and unwritten.source is source else None
 
     def write(self) -> None:
-        """Write the last answer down, if that has not happened yet.
+        """Write the last answer down, if that has not happened yet; what follows is not known.
 
         The answer for a file that was left is forgotten: whoever drains it sends the batch
         again, and the attempt stays counted as ambiguous.
         """
+        self._ahead.drop()
         unwritten = self._unwritten
         if unwritten is None:
             return
@@ -111,6 +121,10 @@ class Dispatcher:
             return
         unwritten.source.perform(unwritten.write)
         self._written(unwritten)
+
+    def join(self) -> None:
+        """Wait for the thread that makes a request ready, if there is one, to end."""
+        self._ahead.join()
 
     def _written(self, unwritten: _Unwritten) -> None:
         self._unwritten = None
@@ -128,18 +142,20 @@ class Dispatcher:
 
     def attempt(self, source: Source, batch: Batch) -> None:
         """Send a batch once and decide what becomes of it."""
-        rows, wrong = source.file.rows(batch.first_id, batch.last_id)
-        if wrong:
-            self.write()
-            self._set_aside(source, batch, wrong)
-            return
+        request = self._ahead.take(source, batch)
+        if request is None:
+            rows, wrong = source.file.rows(batch.first_id, batch.last_id)
+            if wrong:
+                self.write()
+                self._set_aside(source, batch, wrong)
+                return
+            request = build_request(rows)
         if self._unwritten is not None and self._unwritten.source is not source:
             self.write()
         self._note_attempt(source, batch)
         stream = source.file.stream(batch.stream)
-        outcome = self._send(build_request(rows), {
-            STREAM_HEADER: stream.stream_id
-        })
+        self._ahead.begin(source, batch)
+        outcome = self._send(request, {STREAM_HEADER: stream.stream_id})
         self._act(source, replace(batch, attempts=batch.attempts + 1), outcome)
 
     def _send(self, request: bytes, headers: Mapping[str, str]) -> Outcome:

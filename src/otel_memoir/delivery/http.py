@@ -58,6 +58,21 @@ class HttpSender:
         self._session: requests.Session | None = None
         self._pid = 0
         self._closed = False
+        self._packed: tuple[bytes, bytes] | None = None
+
+    def pack(self, request: bytes) -> None:
+        """Compress a request ahead of its ``send``; another thread may be sending meanwhile."""
+        if self._destination.compression == "gzip":
+            self._packed = request, _compressed(request)
+
+    def _body(self, request: bytes) -> bytes:
+        if self._destination.compression != "gzip":
+            return request
+        packed = self._packed
+        if packed is None or packed[0] is not request:
+            return _compressed(request)
+        self._packed = None
+        return packed[1]
 
     def send(
         self, request: bytes, *, headers: Mapping[str, str] | None = None,
@@ -87,10 +102,9 @@ class HttpSender:
     def _exchange(
         self, request: bytes, headers: Mapping[str, str], attempt: _Attempt
     ) -> Outcome:
-        gzipped = self._destination.compression == "gzip"
         with self._opened().post(
             self._destination.endpoint,
-            data=gzip.compress(request, mtime=0) if gzipped else request,
+            data=self._body(request),
             headers={**self._headers(), **headers},
             timeout=attempt.left_s(),
             allow_redirects=False,
@@ -131,6 +145,10 @@ class HttpSender:
         session, self._session = self._session, None
         if session is not None and self._pid == os.getpid():
             session.close()
+
+
+def _compressed(request: bytes) -> bytes:
+    return gzip.compress(request, mtime=0)
 
 
 def _make_session(destination: Destination) -> requests.Session:

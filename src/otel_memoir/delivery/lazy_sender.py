@@ -31,6 +31,12 @@ class LazySender:
             self._sender = self._make()
         return self._sender.send(request, headers=headers, timeout=timeout)
 
+    def pack(self, request: bytes) -> None:
+        """As the real sender, if there is one yet and it has something to do ahead."""
+        pack = getattr(self._sender, "pack", None)
+        if pack is not None:
+            pack(request)
+
     def close(self) -> None:
         """As the real sender, if there is one yet."""
         if self._sender is not None:
