@@ -34,6 +34,10 @@ RESPONSE_BYTES_MAX = 4 * 2**20
 
 _GRPC_GREETING_WAIT_S = 0.5
 
+# zlib's own default. Python's is 9: on typical records it takes 1.6 times as long for 0.3 %
+# fewer bytes (a request of 1 MB: 10.2 ms and 75.8 kB against 6.4 ms and 76.1 kB).
+_GZIP_LEVEL = 6
+
 # Sessions that belong to the parent of this fork child. Collecting them would run
 # finalisers that close the parent's connections.
 _abandoned: list[requests.Session] = []
@@ -148,7 +152,7 @@ class HttpSender:
 
 
 def _compressed(request: bytes) -> bytes:
-    return gzip.compress(request, mtime=0)
+    return gzip.compress(request, _GZIP_LEVEL, mtime=0)
 
 
 def _make_session(destination: Destination) -> requests.Session:
