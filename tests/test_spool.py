@@ -645,7 +645,7 @@ def test_a_gap_whose_event_was_refused_is_told_later(tmp_path: Path) -> None:
     """While the disk is low the event finds no room; it must not count as told."""
     spool, courier, sender = delivering(tmp_path, record_bytes_max=2000)
     put(spool, "a")
-    assert spool._upkeep is not None
+    assert spool._home.upkeep is not None
     spool.append(own_draft("large", size=3000))
     plain = spool._reason_to_refuse
     spool._reason_to_refuse = (  # type: ignore[method-assign]  # no room for a while

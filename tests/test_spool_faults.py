@@ -18,8 +18,9 @@ from otel_memoir.delivery.encoding import join_envelope
 from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.errors import MemoirError
 from otel_memoir.sdk.gap_event import gap_draft
-from otel_memoir.spool import Spool, Ticket
+from otel_memoir.spool import Ticket
 from otel_memoir.spool.connection import StorageError
+from otel_memoir.spool.home import Home
 from spool_helpers import (
     all_names_in,
     draft,
@@ -185,15 +186,15 @@ def test_a_disk_that_fails_again_while_a_new_file_is_begun_does_not_stop_the_pro
     """The second failure strikes in the new file's first commit."""
     spool = open_spool(tmp_path, emit_timeout_s=2.0)
     store(spool, "first")
-    plain = Spool._begin_life
+    plain = Home._begin_life
     strikes = [io_error()]
 
-    def begin(self: Spool, file: object) -> None:
+    def begin(self: Home, file: object) -> None:
         if strikes:
             raise strikes.pop()
         plain(self, file)  # type: ignore[arg-type]  # passed on as it came
 
-    monkeypatch.setattr(Spool, "_begin_life", begin)
+    monkeypatch.setattr(Home, "_begin_life", begin)
     make_faulty(spool, "COMMIT", io_error())
     found = spool.append(draft("second"))
     assert not strikes

@@ -35,7 +35,8 @@ from otel_memoir.spool.model import (
     Stream,
     Totals,
 )
-from otel_memoir.spool.store import Spool, Ticket
+from otel_memoir.spool.store import Spool
+from otel_memoir.spool.ticket import Ticket
 
 __all__ = [
     "Batch",

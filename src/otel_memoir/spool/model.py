@@ -95,6 +95,13 @@ class Life:
     stored: int = 0
     refused: list[tuple[int, int, Refused]] = field(default_factory=list)
 
+    def refusal(self, sequence: int) -> Refused | None:
+        """Why the commit of a number came to nothing, if it did."""
+        for first, last, reason in self.refused:
+            if first <= sequence <= last:
+                return reason
+        return None
+
 
 class Entry(NamedTuple):
     """A stamped record that waits for its commit."""

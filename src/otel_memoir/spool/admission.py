@@ -1,0 +1,105 @@
+"""Who gets in: the reasons for which a record is refused at the door, counted and said."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+
+from otel_memoir.diagnostics import complaints
+from otel_memoir.errors import MemoirError
+from otel_memoir.settings import Settings
+from otel_memoir.spool.chores import Chores
+from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.home import Home
+from otel_memoir.spool.model import (
+    BROKEN,
+    BUSY,
+    DISK_FULL,
+    FULL,
+    TOO_LARGE,
+    Draft,
+    Refused,
+)
+from otel_memoir.spool.open_batch import OpenBatch
+
+WARN = 13
+"""OpenTelemetry's severity number of WARN: from here on a record may use the last fifth."""
+
+_STAMP_BYTES = 200
+
+
+class Admission:
+    """Decides on each record before it gets a number.
+
+    Args:
+        home: Whose room.
+
+        chores: How an eviction gets into a commit.
+
+        batch: The batch that is being appended to, which is never evicted.
+
+        settings: The settings.
+    """
+
+    def __init__(self, home: Home, chores: Chores, batch: OpenBatch, settings: Settings) -> None:
+        self._home = home
+        self._chores = chores
+        self._batch = batch
+        self._settings = settings
+        self.unwritten: Counter[str] = Counter()
+
+    def reason_to_refuse(self, draft: Draft, *, queued: int, on_loop: bool) -> Refused | None:
+        """Why a record cannot be accepted, if so; it may evict others to make room.
+
+        Args:
+            draft: The record.
+
+            queued: Payload bytes that wait in memory for their commit.
+
+            on_loop: Whether this thread runs an event loop, and so must not wait.
+        """
+        upkeep, settings = self._home.upkeep, self._settings
+        if upkeep is None:
+            return BROKEN
+        size, urgent = len(draft.payload) + _STAMP_BYTES, draft.severity >= WARN
+        if size > settings.record_bytes_max:
+            return TOO_LARGE
+        if on_loop and queued + size > 2 * settings.memory_bytes_max:
+            return BUSY
+        if upkeep.disk_is_low:
+            return DISK_FULL
+        if upkeep.has_room(queued + size, urgent=urgent):
+            return None
+        if settings.when_full == "evict" and self._evict(size, queued=queued, urgent=urgent):
+            return None
+        return FULL
+
+    def refuse(self, reason: Refused) -> Refused:
+        """Count a refusal, in the next commit if there will be one."""
+        if self._home.committer is not None:
+            self._home.committer.refused[reason] += 1
+        else:
+            self.unwritten[reason] += 1
+        complaints.say(
+            f"refused {reason}",
+            f"a record was refused ({reason}); it is counted and becomes a gap. "
+            "`otel-memoir status` shows how many.",
+        )
+        return reason
+
+    def _evict(self, size: int, *, queued: int, urgent: bool) -> bool:
+        """Evict the oldest batches until there is room; return whether there is."""
+        upkeep = self._home.upkeep
+        if upkeep is None or not upkeep.can_ever_fit(size, urgent=urgent):
+            return False
+
+        def oldest(file: SpoolFile) -> bool:
+            while not upkeep.has_room(queued + size, urgent=urgent):
+                if not upkeep.evict_oldest(file, self._batch.number):
+                    return False
+            return True
+
+        try:
+            return self._chores.perform(oldest)
+        except (MemoirError, sqlite3.Error):
+            return False

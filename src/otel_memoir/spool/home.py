@@ -1,0 +1,202 @@
+"""Where a process writes: the file of its slot, the life that it began in it, and its room.
+
+It moves in at the first record, on to a new file when the current one cannot be trusted,
+and into memory when no file can be begun. After it moved in, the commit lock guards all
+changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from otel_memoir.diagnostics import complaints
+from otel_memoir.errors import MemoirError, SpoolError
+from otel_memoir.settings import Settings
+from otel_memoir.spool.commit import Committer, Successor
+from otel_memoir.spool.directory import prepare_directory
+from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.group_commit import GroupCommit
+from otel_memoir.spool.model import Entry, Life, MakeStamper
+from otel_memoir.spool.open_batch import OpenBatch
+from otel_memoir.spool.recovery import LeftFile, leave, open_slot
+from otel_memoir.spool.upkeep import Upkeep
+
+RESERVE = 2**14
+"""So many numbers are reserved at once where records wait in memory."""
+
+_FILES_TRIED = 3
+
+
+class Home:
+    """A process's file and what goes with it; nothing of it before it moved in.
+
+    Args:
+        settings: The settings.
+
+        directory: Where the slots are.
+
+        make_stamper: Gives the stamper of each new stream.
+
+        commits: Whose append lock guards the change of lives.
+
+        batch: The batch that is being appended to.
+
+        wall_ns: The wall clock, for times on disk.
+
+        monotonic_s: The clock for durations.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        directory: Path,
+        make_stamper: MakeStamper,
+        commits: GroupCommit[Entry],
+        batch: OpenBatch,
+        wall_ns: Callable[[], int],
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self.life: Life | None = None
+        self.committer: Committer | None = None
+        self.upkeep: Upkeep | None = None
+        self.directory = directory
+        self._settings = settings
+        self._make_stamper = make_stamper
+        self._commits = commits
+        self._batch = batch
+        self._wall_ns = wall_ns
+        self._monotonic_s = monotonic_s
+        self._avoid: frozenset[int] = frozenset()
+        self._left: list[LeftFile] = []
+
+    @property
+    def file(self) -> SpoolFile | None:
+        """The open file; ``None`` before the first record and after the end."""
+        return self.committer.file if self.committer is not None else None
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether records go to a file; without a usable directory they die with the process."""
+        file = self.file
+        return file is None or file.lock is not None
+
+    def move_in(self) -> None:
+        """Begin a life in a file, or in memory; does not raise for a disk that fails."""
+        self._begin_somewhere(self._make_committer)
+
+    def _make_committer(self, file: SpoolFile) -> None:
+        self.committer = Committer(
+            file, every_commit_synced=self._synchronous == "FULL", fail_over=self._fail_over,
+            make_room=self._make_room, wall_ns=self._wall_ns,
+        )
+
+    def _begin_somewhere(self, use: Callable[[SpoolFile], None]) -> SpoolFile:
+        """Begin a life in a file that takes its first commit; in memory, if none does.
+
+        Args:
+            use: Told of each file before its life begins.
+        """
+        for _ in range(_FILES_TRIED):
+            file = self._open_file()
+            if file is not None and self._begins(file, use):
+                return file
+        complaints.say(
+            "memory", f"{self.directory} cannot be used: records are kept in memory only, and die "
+            "with the process.",
+        )
+        file = SpoolFile(None)
+        use(file)
+        self._begin_life(file)
+        return file
+
+    def _begins(self, file: SpoolFile, use: Callable[[SpoolFile], None]) -> bool:
+        try:
+            use(file)
+            self._begin_life(file)
+            return True
+        except (sqlite3.Error, MemoirError, OSError) as error:
+            complaints.say("begin", f"cannot begin in {file.path}: {error}")
+        if file.lock is not None:
+            self._avoid |= {file.lock.slot.number}
+        with contextlib.suppress(sqlite3.Error):
+            file.close()
+        return False
+
+    @property
+    def _synchronous(self) -> str:
+        return "NORMAL" if self._settings.durability == "process" else "FULL"
+
+    def _open_file(self) -> SpoolFile | None:
+        try:
+            prepare_directory(self.directory)
+            return open_slot(
+                self.directory, avoid=self._avoid, synchronous=self._synchronous,
+                wall_ns=self._wall_ns,
+            )
+        except (SpoolError, OSError, sqlite3.Error) as error:
+            complaints.say("directory", str(error))
+            return None
+
+    def _begin_life(self, file: SpoolFile) -> None:
+        hand_over = self._settings.durability == "batch" or on_event_loop()
+        reserve = RESERVE if hand_over else 0
+        number, stream = file.begin_stream(self._wall_ns(), reserve=reserve)
+        life = Life(file.name, number, stream, self._make_stamper(stream), reserved=reserve)
+        upkeep = Upkeep(file, self._settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s)
+        assert self.committer is not None
+        self.committer.reserve = reserve
+        with self._commits.append_lock:
+            self._batch.skip_to(file.last_batch + 1)
+            self.upkeep = upkeep
+            self.life = life
+
+    def _fail_over(self, error: Exception) -> Successor:
+        """Leave the current file for a new one; called under the commit lock."""
+        assert self.committer is not None
+        file, life = self.committer.file, self.life
+        if file.lock is None:
+            raise SpoolError("leave the memory spool", cause=error)
+        self._avoid |= {file.lock.slot.number}
+        left = leave(file, error, wall_ns=self._wall_ns)
+        self._left.append(left)
+        return Successor(self._begin_somewhere(_ignore), life, left.let_go)
+
+    def _make_room(self) -> bool:
+        return self.upkeep is not None and self.upkeep.release_ballast()
+
+    # -- the end --------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """In a fork child: let go of the parent's files without touching them."""
+        if self.committer is not None:
+            self.committer.file.abandon()
+        for left in self._left:
+            left.abandon()
+
+    def move_out(self) -> None:
+        """End the life and close the file. The caller holds the commit lock; nobody reads."""
+        committer, life = self.committer, self.life
+        if committer is None or life is None:
+            return
+        self.committer = self.life = self.upkeep = None
+        for left in self._left:
+            left.close_reader()
+        try:
+            committer.file.end_stream(life.number, life.next_sequence - 1)
+            committer.file.close()
+        except sqlite3.Error as error:
+            complaints.say("close", f"cannot close {committer.file.path}: {error}")
+
+
+def on_event_loop() -> bool:
+    """Whether this thread runs an asyncio event loop just now."""
+    return asyncio._get_running_loop() is not None
+
+
+def _ignore(_: SpoolFile) -> None:
+    return None

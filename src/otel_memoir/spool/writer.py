@@ -1,0 +1,106 @@
+"""The writer thread: commits what is handed over, fsyncs in ``process``, and keeps room."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from otel_memoir.diagnostics import complaints, unobserved
+from otel_memoir.settings import Settings
+from otel_memoir.spool.alarm import Alarm
+from otel_memoir.spool.chores import Chores
+from otel_memoir.spool.group_commit import GroupCommit
+from otel_memoir.spool.home import Home
+from otel_memoir.spool.model import Draft, Entry
+from otel_memoir.spool.nesting import Nesting
+from otel_memoir.spool.upkeep import Upkeep
+
+_UPKEEP_INTERVAL_S = 1.0
+
+
+class Writer:
+    """One thread, from the first record to the end.
+
+    Args:
+        home: Whose file.
+
+        chores: How its work gets into a commit.
+
+        commits: How commits are made.
+
+        nesting: Whose left-overs it stores.
+
+        settings: The settings.
+
+        on_written: Called after each round.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        chores: Chores,
+        commits: GroupCommit[Entry],
+        nesting: Nesting[Draft],
+        settings: Settings,
+        *,
+        on_written: Callable[[], None],
+    ) -> None:
+        self.alarm = Alarm()
+        self._home = home
+        self._chores = chores
+        self._commits = commits
+        self._nesting = nesting
+        self._settings = settings
+        self._on_written = on_written
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="memoir-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread; wait for it at most ``timeout`` seconds."""
+        self._stopping.set()
+        self.alarm.ring()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        with unobserved(), self._nesting.uninterrupted():
+            while not self._stopping.is_set():
+                rung = self.alarm.wait(self._next_wake_s())
+                if rung:
+                    self._stopping.wait(self._settings.batch_delay_s)
+                self._write_once()
+
+    def _next_wake_s(self) -> float:
+        if self._settings.durability == "process":
+            return min(self._settings.fsync_interval_s, _UPKEEP_INTERVAL_S)
+        return _UPKEEP_INTERVAL_S
+
+    def _write_once(self) -> None:
+        committer, upkeep = self._home.committer, self._home.upkeep
+        if committer is None or upkeep is None:
+            return
+        try:
+            self._nesting.drain_left_over()
+            if committer.needs_sync:
+                self._chores.sync()
+            else:
+                self._commits.commit_queued(1.0)
+            if upkeep.is_due():
+                self._keep_up(upkeep)
+        except Exception as error:  # noqa: BLE001 - without its writer a spool goes silent
+            complaints.say("writer", f"upkeep of {self._home.directory} failed: {error}")
+        self._on_written()
+
+    def _keep_up(self, upkeep: Upkeep) -> None:
+        upkeep.refresh()
+        while not self._stopping.is_set() and self._chores.perform(upkeep.step):
+            pass
+        if upkeep.disk_is_low:
+            with self._commits.committing(1.0) as held:
+                if held and self._home.file is not None:
+                    self._home.file.truncate_log()
