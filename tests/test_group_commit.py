@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -252,7 +252,7 @@ def test_an_emit_from_a_signal_handler_is_stored_before_the_outer_emit_returns(
 def test_an_emit_nested_in_the_append_lock_does_not_hang(tmp_path: Path) -> None:
     """The worst place for a nested emit, chosen on purpose instead of by a timer."""
     spool = open_spool(tmp_path / "spool")
-    plain = spool._make_stamper
+    plain = spool._home._make_stamper
 
     def make(stream: Stream) -> Callable[[Draft, int], tuple[bytes, int]]:
         stamp = plain(stream)
@@ -264,7 +264,7 @@ def test_an_emit_nested_in_the_append_lock_does_not_hang(tmp_path: Path) -> None
 
         return nesting
 
-    spool._make_stamper = make  # type: ignore[assignment]  # a stamper that emits
+    spool._home._make_stamper = make  # type: ignore[assignment]  # a stamper that emits
     store(spool, "outer")
     assert all_names_in(tmp_path / "spool") == ["outer", "nested"]
     spool.close(5.0)
@@ -273,9 +273,10 @@ def test_an_emit_nested_in_the_append_lock_does_not_hang(tmp_path: Path) -> None
 def test_no_other_thread_takes_a_nested_record_away_from_its_emit(spool: Spool) -> None:
     """The record is stored when the emit that it interrupted returns, whoever else is busy."""
     nested_queued, taken, go_on = threading.Event(), threading.Event(), threading.Event()
-    plain = spool._append_all
+    nesting = spool._intake.nesting
+    plain = nesting._handle
 
-    def slow_append(found: Sequence[Draft]) -> Any:
+    def slow_append(found: deque[Draft]) -> Any:
         nested = any(b"nested" in one.payload for one in found)
         if threading.current_thread().name == "emitter" and nested:
             taken.set()
@@ -292,7 +293,7 @@ def test_no_other_thread_takes_a_nested_record_away_from_its_emit(spool: Spool) 
         with spool.uninterrupted():
             pass
 
-    spool._nesting._handle = slow_append
+    nesting._handle = slow_append
     thread = started(other)
     spool.perform(interrupt)
     stored = "nested" in all_names_in(spool.directory)

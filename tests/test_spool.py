@@ -199,17 +199,17 @@ def test_an_emit_that_races_with_the_end_is_stored_or_refused_but_not_left_waiti
     spool = open_spool(tmp_path, emit_timeout_s=2.0)
     store(spool, "first")
     checked, go_on = threading.Event(), threading.Event()
-    plain = spool._reason_to_refuse
+    plain = spool._intake.reason_to_refuse
     answers: list[object] = []
 
-    def slow(found: Draft, on_loop: bool) -> object:
-        reason = plain(found, on_loop)
+    def slow(found: Draft, *, on_loop: bool = False) -> object:
+        reason = plain(found, on_loop=on_loop)
         if threading.current_thread().name == "racer":
             checked.set()
             go_on.wait(WAIT_S)
         return reason
 
-    spool._reason_to_refuse = slow  # type: ignore[assignment,method-assign]  # slows one thread
+    spool._intake.reason_to_refuse = slow  # type: ignore[assignment,method-assign]  # slows one
     racer = threading.Thread(
         target=lambda: answers.append(spool.append(draft("racer"))), name="racer", daemon=True
     )
@@ -647,9 +647,11 @@ def test_a_gap_whose_event_was_refused_is_told_later(tmp_path: Path) -> None:
     put(spool, "a")
     assert spool._home.upkeep is not None
     spool.append(own_draft("large", size=3000))
-    plain = spool._reason_to_refuse
-    spool._reason_to_refuse = (  # type: ignore[method-assign]  # no room for a while
-        lambda found, on_loop: plain(found._replace(payload=bytes(3000)), on_loop)
+    plain = spool._intake.reason_to_refuse
+    spool._intake.reason_to_refuse = (  # type: ignore[method-assign]  # no room for a while
+        lambda found, *, on_loop=False: plain(
+            found._replace(payload=bytes(3000)), on_loop=on_loop
+        )
     )
     assert spool.flush(2.0)
     waiting = threading.Event()
@@ -657,7 +659,7 @@ def test_a_gap_whose_event_was_refused_is_told_later(tmp_path: Path) -> None:
         courier.wake()
         waiting.wait(0.1)
     refused = sum(totals_of(tmp_path).refused.values())
-    spool._reason_to_refuse = plain  # type: ignore[method-assign]  # room again
+    spool._intake.reason_to_refuse = plain  # type: ignore[method-assign]  # room again
     courier.wake()
     told = eventually(lambda: sender.has(b"refused:too_large"), 3.0)
     stop(courier, spool)

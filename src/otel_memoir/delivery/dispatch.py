@@ -7,8 +7,6 @@ batch and the attempt of the next share a commit.
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from typing import Protocol
 from otel_memoir.delivery.ahead import Ahead
 from otel_memoir.delivery.backoff import Backoff
 from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.delivery.parts import Run, apart, halves, part_of
 from otel_memoir.delivery.policy import Action, Decision, decide
 from otel_memoir.delivery.request import build_request
 from otel_memoir.delivery.sources import Source
@@ -332,30 +331,21 @@ class Dispatcher:
 
     def _halve(self, source: Source, batch: Batch, outcome: Outcome, decision: Decision) -> None:
         """Replace a batch by two halves of about equal bytes."""
-        sizes = ledger.sizes(source.file.reader, batch)
         if decision.pause:
             self._pause(outcome, held=False)
-        cut = _middle([size for _, _, size in sizes])
-        self._replace(source, batch, [sizes[:cut], sizes[cut:]], outcome)
+        runs = halves(ledger.sizes(source.file.reader, batch))
+        self._replace(source, batch, runs, outcome)
 
     def _set_aside(self, source: Source, batch: Batch, wrong: Mapping[int, str]) -> None:
         """Part the rows that are not what was written from the good ones around them."""
-        runs: list[list[tuple[int, int, int]]] = []
-        sizes = {id_: (sequence, size) for id_, sequence, size in
-                 ledger.sizes(source.file.reader, batch)}
-        for offset in range(batch.records):
-            id_ = batch.first_id + offset
-            sequence, size = sizes.get(id_, (batch.first_sequence + offset, 0))
-            if not runs or (id_ in wrong) or (runs[-1][-1][0] in wrong):
-                runs.append([])
-            runs[-1].append((id_, sequence, size))
+        runs = apart(batch, ledger.sizes(source.file.reader, batch), wrong)
         self._replace(source, batch, runs, None, wrong)
 
     def _replace(
         self,
         source: Source,
         batch: Batch,
-        runs: list[list[tuple[int, int, int]]],
+        runs: list[Run],
         outcome: Outcome | None,
         wrong: Mapping[int, str] | None = None,
     ) -> None:
@@ -367,7 +357,7 @@ class Dispatcher:
             self._deliveries_at_failure.update(
                 ((source.file.name, number), self._deliveries) for number in numbers
             )
-        parts = [_part(batch, number, run) for number, run in zip(numbers, runs)]
+        parts = [part_of(batch, number, run) for number, run in zip(numbers, runs)]
 
         def write(file: SpoolFile) -> None:
             self._enter(file, batch)
@@ -386,17 +376,3 @@ class Dispatcher:
             if wrong and part.first_id in wrong:
                 self._tally.settled(State.QUARANTINED, part.records)
                 source.settled(part.bytes, delivered=False)
-
-
-def _middle(sizes: list[int]) -> int:
-    """Where to cut a list, so that both sides have an item and about the same sum."""
-    sums = list(itertools.accumulate(sizes))
-    return min(max(1, bisect.bisect_left(sums, sums[-1] / 2)), len(sizes) - 1)
-
-
-def _part(batch: Batch, number: int, run: list[tuple[int, int, int]]) -> Batch:
-    return Batch(
-        number=number, stream=batch.stream, first_id=run[0][0], last_id=run[-1][0],
-        first_sequence=run[0][1], last_sequence=run[-1][1], records=len(run),
-        bytes=sum(size for _, _, size in run), lane=batch.lane,
-    )
