@@ -171,12 +171,12 @@ def alter(directory: Path, *statements: str) -> None:
     connection.close()
 
 
-def flip_a_bit(directory: Path) -> None:
-    """Change one bit of one payload."""
+def flip_a_bit(directory: Path, table: str = "record", column: str = "payload") -> None:
+    """Change one bit of one payload, or of what several share."""
     connection = sqlite3.connect(slots(directory)[0].database)
-    id_, payload = connection.execute("SELECT max(id), payload FROM record").fetchone()
-    wrong = bytes([payload[0] ^ 1]) + payload[1:]
-    connection.execute("UPDATE record SET payload = ? WHERE id = ?", (wrong, id_))
+    id_, found = connection.execute(f"SELECT max(id), {column} FROM {table}").fetchone()
+    wrong = bytes([found[0] ^ 1]) + found[1:]
+    connection.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (wrong, id_))
     connection.commit()
     connection.close()
 
@@ -197,6 +197,21 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "an altered counter of delivered records": (
         lambda d: alter(d, "UPDATE tally SET records = records + 1 WHERE name = 'delivered'"),
         "counter says"),
+    "a deleted last row": (
+        lambda d: alter(d, "DELETE FROM batch WHERE state = 'pending'",
+                        "DELETE FROM record WHERE id = (SELECT max(id) FROM record)"), "nowhere"),
+    "a deleted last row that was tried": (
+        lambda d: alter(d, "DELETE FROM record WHERE id = (SELECT max(id) FROM record)"),
+        "rows are there"),
+    "a removed counter": (
+        lambda d: alter(d, "DELETE FROM tally WHERE name = 'delivered'"), "counter says"),
+    "a removed stream": (
+        lambda d: alter(d, "DELETE FROM stream WHERE id = 1"), "which is nowhere"),
+    "a row that was given to another stream": (
+        lambda d: alter(d, "UPDATE record SET stream = 2 WHERE id = 3"), "another stream"),
+    "a removed envelope": (lambda d: alter(d, "DELETE FROM envelope WHERE id = 1"), "envelope 1"),
+    "a flipped bit in an envelope": (
+        lambda d: flip_a_bit(d, "envelope", "bytes"), "envelope 1"),
     "a removed ledger row": (
         lambda d: alter(d, "DELETE FROM batch WHERE number = "
                         "(SELECT min(number) FROM batch)"), "the ledger"),
@@ -213,6 +228,40 @@ def test_verify_finds(spool: Path, case: str) -> None:
     assert words in result.stdout
     assert "memoir-0001.db" in result.stdout
     assert printed(run("verify", "--json", "--spool-dir", spool))["ok"] is False
+
+
+LOSSES = {
+    "a removed gap of a refused record": ("DELETE FROM gap WHERE cause LIKE 'refused:%'", "gaps"),
+    "a removed gap of a quarantined record": (
+        "DELETE FROM gap WHERE cause = 'quarantined'", "gaps name 0"),
+    "a removed counter of refused records": (
+        "DELETE FROM tally WHERE name LIKE 'refused:%'", "counter says 0 refused:too_large"),
+    "an altered counter of refused records": (
+        "UPDATE tally SET records = 7 WHERE name LIKE 'refused:%'", "counter says 7 refused"),
+    "a removed counter of quarantined records": (
+        "DELETE FROM tally WHERE name = 'quarantined'", "counter says 0 quarantined"),
+    "a removed ledger row of quarantined records": (
+        "DELETE FROM batch WHERE state = 'quarantined'", "nowhere"),
+    "a quarantined batch that is said to be delivered": (
+        "UPDATE batch SET state = 'delivered' WHERE state = 'quarantined'", "counter says"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_verify_finds_after_losses(ward: tuple[Path, int], case: str) -> None:
+    """What was refused or set aside must stay counted and named as well."""
+    directory, _ = ward
+    made = pipeline(directory, record_bytes_max=1000)
+    made.store(record(1, "x" * 2000))
+    made.store(record(2))
+    made.flush(5)
+    made.close(0.0)
+    assert run("verify", "--spool-dir", directory).exit_code == 0
+    statement, words = LOSSES[case]
+    alter(directory, statement)
+    result = run("verify", "--spool-dir", directory)
+    assert result.exit_code == 1, result.output
+    assert words in result.stdout
 
 
 def test_verify_finds_nothing_in_an_untouched_spool(spool: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
+from otel_memoir.spool.crosscheck import contradictions
 from otel_memoir.spool.directory import slots
 from otel_memoir.spool.file import unpack
 from otel_memoir.spool.inspect import looking_at
@@ -81,6 +82,9 @@ class _Check:
                 self._check_stream(stream, first, last, accepted)
         self._check_payloads()
         self._compare_tally()
+        with contextlib.suppress(sqlite3.DatabaseError):
+            for sentence in contradictions(self._connection):
+                self._find(sentence)
         return Verdict(
             path=str(self._path), recomputed=self._totals(), findings=tuple(self._findings)
         )
