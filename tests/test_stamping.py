@@ -19,6 +19,18 @@ def test_a_uid_is_a_version_7_uuid_of_its_time() -> None:
     assert found.version == 7
     assert found.variant == uuid.RFC_4122
     assert found.int >> 80 == 1_700_000_000_123
+    assert str(found) == new_uid(1_700_000_000_123_456_789)[:15] + str(found)[15:]
+
+
+def test_all_74_random_bits_of_a_uid_change_and_no_other() -> None:
+    """Version and variant are constant; so is the time here."""
+    drawn = [uuid.UUID(new_uid(0)).int for _ in range(2000)]
+    ever_set, always_set = 0, (1 << 128) - 1
+    for value in drawn:
+        ever_set |= value
+        always_set &= value
+    assert ever_set ^ always_set == 0xFFF << 64 | (1 << 62) - 1
+    assert always_set == 0x7 << 76 | 0b10 << 62
 
 
 def test_threads_never_draw_the_same_uid() -> None:
@@ -35,15 +47,15 @@ def test_threads_never_draw_the_same_uid() -> None:
     assert len(found) == len(set(found)) == 40_000
 
 
-def child_draw(noise: _Noise) -> int:
+def child_draw(noise: _Noise) -> str:
     """What a fork child draws next."""
     read, write = os.pipe()
     if os.fork() == 0:
-        os.write(write, str(noise.draw()).encode())
+        os.write(write, noise.draw().encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
-        return int(pipe.read())
+        return pipe.read()
 
 
 def test_fork_children_draw_other_noise_than_their_parent() -> None:
@@ -59,8 +71,8 @@ def test_noise_that_ignores_the_pid_repeats_itself_in_a_child() -> None:
     class Careless(_Noise):
         """Takes every process for its own."""
 
-        def draw(self) -> int:
-            return int.from_bytes(next(self._chunks), "big")
+        def draw(self) -> str:
+            return next(self._chunks)
 
     careless = Careless()
     careless._refill()

@@ -6,10 +6,8 @@ import os
 import time
 from collections.abc import Iterator
 
-_VERSION_7 = 0x7 << 76
-_VARIANT = 0b10 << 62
-_RANDOM_A = 0xFFF << 64
-_RANDOM_B = (1 << 62) - 1
+# The variant is the two highest bits of its digit; the other two are random.
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4))
 
 _NOISE_BYTES = 10
 _CHUNKS = 400
@@ -26,35 +24,35 @@ class _Noise:
 
     def __init__(self) -> None:
         self._pid = 0
-        self._chunks: Iterator[bytes] = iter(())
+        self._chunks: Iterator[str] = iter(())
 
-    def draw(self) -> int:
-        """The next 80 random bits. Taking one from a list's iterator is one step."""
+    def draw(self) -> str:
+        """The next 20 random hex digits. Taking them from a list's iterator is one step."""
         if self._pid != os.getpid():
             self._refill()
         while True:
             for chunk in self._chunks:
-                return int.from_bytes(chunk, "big")
+                return chunk
             self._refill()
 
     def _refill(self) -> None:
-        drawn = os.urandom(_NOISE_BYTES * _CHUNKS)
-        self._chunks = iter(
-            [drawn[at : at + _NOISE_BYTES] for at in range(0, len(drawn), _NOISE_BYTES)]
-        )
+        drawn, size = os.urandom(_NOISE_BYTES * _CHUNKS).hex(), 2 * _NOISE_BYTES
+        self._chunks = iter([drawn[at : at + size] for at in range(0, len(drawn), size)])
         self._pid = os.getpid()
 
 
 _noise = _Noise()
+_latest = (0, "00000000-0000-7")
 
 
 def new_uid(unix_ns: int | None = None) -> str:
     """A fresh id: 48 bits of milliseconds, then 74 random bits from the system."""
+    global _latest
     milliseconds = (time.time_ns() if unix_ns is None else unix_ns) // 1_000_000
+    known, head = _latest
+    if known != milliseconds:
+        digits = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+        head = f"{digits[:8]}-{digits[8:]}-7"
+        _latest = milliseconds, head
     noise = _noise.draw()
-    value = (
-        (milliseconds & 0xFFFFFFFFFFFF) << 80
-        | _VERSION_7 | noise & _RANDOM_A | _VARIANT | noise & _RANDOM_B
-    )
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return f"{head}{noise[:3]}-{_VARIANT[noise[3]]}{noise[4:7]}-{noise[7:19]}"
