@@ -139,7 +139,7 @@ class StampingProcessor(LogRecordProcessor):
             self._sequence += 1
             stamp(log_record, self._stream_id, self._sequence)
             if not log_record.log_record.timestamp:
-                log_record.log_record.timestamp = self._clock.read().unix_ns
+                log_record.log_record.timestamp = self._clock.read()[0]
         self._following.on_emit(log_record)
 
     def shutdown(self) -> None:

@@ -11,7 +11,7 @@ import sys
 import types
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -736,6 +736,18 @@ def test_a_template_gives_each_uid_and_sequence_its_own_stamps() -> None:
         merged = attributes_of(ProtoLogRecord.FromString(template.suffix(uid, sequence)))
         assert merged["log.record.uid"].string_value == uid
         assert merged["memoir.sequence"].int_value == sequence
+
+
+@pytest.mark.parametrize("numbers", [
+    range(300), range(2**14 - 5, 2**14 + 5), [5, 200, 5, 2**35, 127, 128, 2**63 - 1, 0],
+])
+def test_a_template_encodes_whatever_sequence_comes_next(numbers: Iterable[int]) -> None:
+    """It keeps the higher bits of the last one."""
+    template = StampTemplate(STREAM, 1)
+    for number in numbers:
+        merged = attributes_of(ProtoLogRecord.FromString(template.suffix("u", number)))
+        assert merged["memoir.sequence"].int_value == number
+        assert template.suffix("u", number) == StampTemplate(STREAM, 1).suffix("u", number)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import uuid
 from otel_memoir.clock import Reading
 from otel_memoir.delivery.encoding import StampTemplate
 from otel_memoir.spool import Draft, Stream
-from otel_memoir.stamping import StreamStamper, new_uid
+from otel_memoir.stamping import new_uid, stream_stamper
 from otel_memoir.stamping.uid import _Noise
 
 
@@ -87,13 +87,13 @@ class Scripted:
 
     def read(self) -> Reading:
         """The next reading."""
-        return Reading(self._readings.pop(0))
+        return self._readings.pop(0), None
 
 
 def test_times_of_a_stream_strictly_increase_whatever_the_clock_does() -> None:
     """It stands still, steps back, and goes on."""
     stream = Stream("0" * 32, 1)
-    stamper = StreamStamper(
+    stamper = stream_stamper(
         stream, clock=Scripted(100, 100, 50, 101, 200),
         make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
     )

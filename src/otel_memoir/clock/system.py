@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-
-class Reading(NamedTuple):
-    """One look at a clock.
-
-    Attributes:
-        unix_ns: Nanoseconds since 1970-01-01 UTC.
-
-        error_bound_ns: How far true time can be from it; ``None`` where nobody knows.
-    """
-
-    unix_ns: int
-    error_bound_ns: int | None = None
+Reading = tuple[int, "int | None"]
+"""One look at a clock: nanoseconds since 1970-01-01 UTC, and how far true time can be from
+it in nanoseconds (``None`` where nobody knows). A plain pair, because each emit takes one
+under the append lock: to make and to unpack one with names took 260 ns of 1,100.
+"""
 
 
 class Clock(Protocol):
@@ -32,4 +25,4 @@ class SystemClock:
 
     def read(self) -> Reading:
         """Look at the system's clock."""
-        return Reading(time.time_ns())
+        return time.time_ns(), None

@@ -254,6 +254,9 @@ def _within(number: int, most: int) -> int:
 
 
 _SEQUENCE_HEADS = _integer_heads(SEQUENCE)
+# The lowest bits of a varint, where more follow and where they are all.
+_SEVEN_BITS = tuple(bytes((n | 128,)) for n in range(128))
+_LAST_SEVEN_BITS = tuple(bytes((n,)) for n in range(128))
 _ERROR_BOUND_HEADS = _integer_heads(CLOCK_ERROR_BOUND)
 
 
@@ -268,8 +271,13 @@ class StampTemplate:
 
     def __init__(self, stream_id: str, epoch: int) -> None:
         self._stream = _entry(STREAM_ID, stream_id) + _entry(STREAM_EPOCH, epoch)
-        # By the length of a uid: those of one stream are all of one form.
-        self._heads: dict[int, bytes] = {}
+        # Kept from the last stamp: the uids of one stream are all of one form, and of
+        # 128 sequence numbers in a row only the lowest seven bits differ.
+        self._uid_size = -1
+        self._head = b""
+        self._block = -1
+        self._number_head = self._number_tail = b""
+        self._lowest = _LAST_SEVEN_BITS
 
     def suffix(
         self,
@@ -297,23 +305,35 @@ class StampTemplate:
             Encoded fields of a ``LogRecord``. A time or bound that does not fit is the
             nearest that does: nothing may raise under the append lock.
         """
-        number = wire.varint(sequence)
-        size = len(uid)
-        head = self._heads.get(size) or self._head_for(size)
-        suffix = head + uid.encode("ascii", "replace") + _SEQUENCE_HEADS[len(number)] + number
+        text = uid.encode("ascii", "replace")
+        if len(text) != self._uid_size:
+            self._begin_form(len(text))
+        if sequence >> 7 != self._block:
+            self._begin_block(sequence >> 7)
+        more = b""
         if error_bound_ns is not None:
             number = wire.varint(_within(error_bound_ns, _INT64_MAX))
-            suffix += _ERROR_BOUND_HEADS[len(number)] + number
+            more = _ERROR_BOUND_HEADS[len(number)] + number
         if clock_status is not None:
-            suffix += _entry(CLOCK_STATUS, clock_status)
-        if time_unix_nano is None:
-            return suffix
-        return suffix + _pack_time(b"\x09", _within(time_unix_nano, _UINT64_MAX))
+            more += _entry(CLOCK_STATUS, clock_status)
+        if time_unix_nano is not None:
+            if not 0 <= time_unix_nano <= _UINT64_MAX:
+                time_unix_nano = _within(time_unix_nano, _UINT64_MAX)
+            more += _pack_time(b"\x09", time_unix_nano)
+        lowest = self._lowest[sequence & 127]
+        return b"".join(
+            (self._head, text, self._number_head, lowest, self._number_tail, more)
+        )
 
-    def _head_for(self, uid_length: int) -> bytes:
-        head = self._stream + _entry(UID, "x" * uid_length)
-        self._heads[uid_length] = head = head[: len(head) - uid_length]
-        return head
+    def _begin_form(self, uid_size: int) -> None:
+        head = self._stream + _entry(UID, "x" * uid_size)
+        self._head, self._uid_size = head[: len(head) - uid_size], uid_size
+
+    def _begin_block(self, block: int) -> None:
+        self._number_tail = wire.varint(block) if block else b""
+        self._lowest = _SEVEN_BITS if block else _LAST_SEVEN_BITS
+        self._number_head = _SEQUENCE_HEADS[1 + len(self._number_tail)]
+        self._block = block
 
 
 def stamp_suffix(

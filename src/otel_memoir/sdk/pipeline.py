@@ -30,7 +30,7 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
 from otel_memoir.spool.directory import Slot
 from otel_memoir.spool.inspect import status_of, status_of_slot
-from otel_memoir.stamping import StreamStamper, new_uid
+from otel_memoir.stamping import new_uid, stream_stamper
 
 _OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
 """Loggers that speak while we deliver; what they say then would never end (#2701)."""
@@ -96,7 +96,7 @@ class Pipeline:
         """Make the parts once; of two threads that try, one wins and nothing was opened."""
         spool = Spool(
             self.settings, directory=spool_directory(self.settings, resource),
-            make_stamper=lambda stream: StreamStamper(
+            make_stamper=lambda stream: stream_stamper(
                 stream, clock=self._clock,
                 make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
             ),

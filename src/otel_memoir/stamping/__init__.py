@@ -5,7 +5,7 @@ sequence number of the stream, and a time that is later than that of the number 
 What it refuses: to take a stamp outside the append lock, where two records could swap.
 """
 
-from otel_memoir.stamping.stamper import StreamStamper
+from otel_memoir.stamping.stamper import stream_stamper
 from otel_memoir.stamping.uid import new_uid
 
-__all__ = ["StreamStamper", "new_uid"]
+__all__ = ["new_uid", "stream_stamper"]
