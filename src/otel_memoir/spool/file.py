@@ -29,7 +29,13 @@ from otel_memoir.spool.model import Entry, Stream
 
 _ENVELOPES_CACHED = 1024
 
-_INSERT_RECORD = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Each step of a statement gives the interpreter away. Row by row, a commit among busy
+# emitters took 20 ms instead of 2. 11 values times 32 are below SQLite's old limit of 999.
+_ROWS_AT_ONCE = 32
+_INSERTS = [
+    f"INSERT INTO record VALUES {', '.join(['(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'] * rows)}"
+    for rows in range(_ROWS_AT_ONCE + 1)
+]
 
 abandoned: list[object] = []
 """Connections of a parent process. Closing one in a fork child would run SQLite's
@@ -191,22 +197,26 @@ class SpoolFile:
 
         ``last_id`` moves on with it; a caller that rolls back puts it back.
         """
-        self.connection.executemany(_INSERT_RECORD, self._rows(stream, entries))
+        next_id, size = self.last_id + 1, 0
+        for start in range(0, len(entries), _ROWS_AT_ONCE):
+            some = entries[start : start + _ROWS_AT_ONCE]
+            values: list[object] = []
+            for entry in some:
+                values += (
+                    next_id, stream, entry.sequence, entry.batch,
+                    self._envelope_id(entry.envelope), entry.severity, entry.unix_ns, entry.size,
+                    entry.packed, checksum(entry.sequence, entry.payload), entry.payload,
+                )
+                next_id += 1
+                size += entry.size
+            self.connection.execute(_INSERTS[len(some)], values)
         self.last_id += len(entries)
         last = entries[-1].sequence
         self.connection.execute(
             "UPDATE stream SET sequence = ?, reserved = max(reserved, ?), "
             "accepted = accepted + ?, accepted_bytes = accepted_bytes + ? WHERE id = ?",
-            (last, last + reserve, len(entries), sum(e.size for e in entries), stream),
+            (last, last + reserve, len(entries), size, stream),
         )
-
-    def _rows(self, stream: int, entries: Sequence[Entry]) -> Iterator[tuple[object, ...]]:
-        for id_, entry in enumerate(entries, self.last_id + 1):
-            yield (
-                id_, stream, entry.sequence, entry.batch, self._envelope_id(entry.envelope),
-                entry.severity, entry.unix_ns, entry.size, entry.packed,
-                checksum(entry.sequence, entry.payload), entry.payload,
-            )
 
     def _envelope_id(self, envelope: bytes) -> int:
         found = self._envelope_ids.get(envelope)
