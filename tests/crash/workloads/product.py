@@ -1,13 +1,16 @@
 """Emits through the whole product and promises each record once its emit returned.
 
-Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone | dying | believing]
+Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone | dying | believing | sending]
 
 A child process that dies without a goodbye leaves a first spool file, which is then
 adopted: emitting, committing in groups, settling, checkpoints and adoption all happen.
-``SYNCHRONOUS`` is FULL; NORMAL and OFF break the promise on purpose. A promise is only
+``SYNCHRONOUS`` is FULL, which leaves all to the product; NORMAL and OFF break the promise
+on purpose. A promise is only
 given for a record whose ticket says that it is stored. ``alone`` leaves out the child;
 ``dying`` is only that child: it leaves its records to whoever comes next. ``believing``
 promises every record whose emit returned, whatever its ticket says: the negative control.
+``sending`` runs in ``process``, and the promise is the destination's: once it has got a
+record, no power cut may make us forget that it was sent.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 from otel_memoir.sdk.pipeline import Pipeline
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Ticket, connection, file, upkeep
-from otel_memoir.testing import ScriptedCollector
+from otel_memoir.testing import Answer, RecordedRequest, ScriptedCollector
 
 THREADS = 3
 NOWHERE = "http://127.0.0.1:9"
@@ -44,8 +47,9 @@ def weaken_and_shrink() -> None:
         opened.execute("PRAGMA wal_autocheckpoint = 24")
 
     connection._configure = configure_small
-    connection.set_synchronous = set_synchronous
-    file.set_synchronous = set_synchronous
+    if SYNCHRONOUS != "FULL":
+        connection.set_synchronous = set_synchronous
+        file.set_synchronous = set_synchronous
     upkeep.BALLAST_BYTES = 4096
 
 
@@ -57,6 +61,8 @@ class Promising(LogRecordProcessor):
 
     def on_emit(self, log_record: Any) -> None:
         stored = self.pipeline.store(log_record)
+        if MODE == ["sending"]:
+            return
         if MODE == ["believing"] or (isinstance(stored, Ticket) and stored.stored):
             number = log_record.log_record.attributes["number"]
             os.write(1, b"ACK %s\n" % number.encode())
@@ -75,6 +81,7 @@ def pipeline(endpoint: str) -> Pipeline:
             spool_dir=DIRECTORY, endpoint=endpoint, linger_s=0.0, disk_free_bytes_min=0,
             adoption_interval_s=0.05, request_records_max=8, backoff_initial_s=0.05,
             backoff_max_s=0.1, emit_timeout_s=5.0,
+            durability="process" if MODE == ["sending"] else "power", fsync_interval_s=60.0,
         ),
         environ={},
     )
@@ -90,6 +97,14 @@ def emit(provider: LoggerProvider, name: str, count: int) -> None:
                 attributes={"number": f"{name}.{number}"},
             )
         )
+
+
+def got(request: RecordedRequest) -> Answer:
+    """Promise, in the destination's name, what it got."""
+    if MODE == ["sending"]:
+        for record in request.records:
+            os.write(1, b"ACK %s\n" % str(record.attributes["number"]).encode())
+    return Answer()
 
 
 def die_with_records(endpoint: str) -> None:
@@ -113,7 +128,7 @@ def main() -> None:
     weaken_and_shrink()
     if MODE == ["dying"]:
         die_with_records(NOWHERE)
-    with ScriptedCollector() as collector:
+    with ScriptedCollector(got) as collector:
         provider = LoggerProvider(shutdown_on_exit=False)
         mine = pipeline(collector.endpoint)
         provider.add_log_record_processor(Promising(mine))
