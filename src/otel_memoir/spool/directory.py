@@ -231,15 +231,20 @@ def try_lock_file(path: Path) -> int | None:
 def rename_database(path: Path, target: Path) -> None:
     """Give a database another name, and its log with it; nobody has it open for writing.
 
-    The database goes last: under its old name it still tells that there is something to do.
+    After a power cut it may have both names, but under neither does it lack its log: a
+    database without its log has lost what was not checkpointed.
 
     Raises:
-        OSError: The disk said no.
+        OSError: The disk said no, or the file system knows no second names.
     """
-    for ending in ("-wal", "-shm", ""):
+    for ending in ("-wal", ""):
         with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{path}{ending}", f"{target}{ending}")
+            os.link(f"{path}{ending}", f"{target}{ending}")
     sync_directory(path.parent)
+    # A log that is left without its database is removed by SQLite (pagerOpenWalIfPresent).
+    for ending in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}{ending}")
 
 
 def is_held(slot: Slot) -> bool:

@@ -370,8 +370,11 @@ def unpack(sequence: int, packed: int, crc: int, payload: bytes) -> bytes:
     Raises:
         SpoolCorruptError: It is not what was written.
     """
-    if zlib.crc32(payload, sequence & 0xFFFFFFFF) != crc:
-        raise SpoolCorruptError("read row", target=sequence, cause="its checksum does not match")
+    try:
+        if zlib.crc32(payload, sequence & 0xFFFFFFFF) != crc:
+            raise SpoolCorruptError("read row", target=sequence, cause="its checksum is wrong")
+    except TypeError as error:  # SQLite checks the types of a STRICT table when it writes only
+        raise SpoolCorruptError("read row", target=sequence, cause=error) from error
     if not packed:
         return payload
     stream = zlib.decompressobj()

@@ -21,6 +21,7 @@ from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import Slot, slots
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.inspect import looking_at
+from otel_memoir.spool.model import Stream
 
 MOVED = "moved"
 """The counter of rows that were taken out of a file because another one has them."""
@@ -33,6 +34,12 @@ class Moved(NamedTuple):
     epoch: int
     first: int
     last: int
+
+    def has(self, stream: Stream, sequence: int) -> bool:
+        """Whether a number of a stream is among them."""
+        return (self.stream_id, self.epoch) == (stream.stream_id, stream.epoch) and (
+            self.first <= sequence <= self.last
+        )
 
 
 def give_away_moved(file: SpoolFile) -> None:
@@ -81,7 +88,7 @@ def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
         "DELETE FROM batch WHERE stream = ? AND state = 'pending' AND last_sequence >= ?",
         (stream, moved.first),
     )
-    rows = _unsent_from(connection, stream, moved.first)
+    rows = _unsent_in(connection, stream, moved)
     connection.executemany("DELETE FROM record WHERE id = ?", [(id_,) for id_, _ in rows])
     size = sum(size for _, size in rows)
     connection.execute(
@@ -93,16 +100,17 @@ def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
     return len(rows)
 
 
-def _unsent_from(
-    connection: sqlite3.Connection, stream: int, first: int
+def _unsent_in(
+    connection: sqlite3.Connection, stream: int, moved: Moved
 ) -> list[tuple[int, int]]:
-    """The (id, bytes) of the rows from a number on that no batch has; they are the newest."""
+    """The (id, bytes) of the rows that moved and that no batch has; they are the newest."""
     found = []
     for id_, owner, sequence, size in connection.execute(
         "SELECT id, stream, sequence, size FROM record WHERE id > "
         "(SELECT coalesce(max(last_id), 0) FROM batch) ORDER BY id DESC"
     ):
-        if owner != stream or sequence < first:
+        if owner != stream or sequence < moved.first:
             break
-        found.append((id_, size))
+        if sequence <= moved.last:
+            found.append((id_, size))
     return found

@@ -29,7 +29,7 @@ from otel_memoir.spool.connection import open_reader, transaction
 from otel_memoir.spool.directory import broken_files, rename_database, try_lock_file
 from otel_memoir.spool.file import SpoolFile, envelope_of, unpack
 from otel_memoir.spool.model import Draft, Entry, Life, Stream
-from otel_memoir.spool.moved import taken_over
+from otel_memoir.spool.moved import Moved, taken_over
 from otel_memoir.spool.schema import fresh_header, new_stream_id
 
 BROKEN = "broken"
@@ -89,8 +89,7 @@ def _salvage(path: Path, open_slot: OpenSlot, unix_ns: int) -> None:
     known = taken_over(path.parent, path.stem)
     stored = 0
     if not known:  # else a crash came between the commit and the renaming
-        elsewhere = taken_over(path.parent, origins[1])
-        found = _read(path, {(m.stream_id, m.epoch): m.first for m in elsewhere})
+        found = _read(path, taken_over(path.parent, origins[1]))
         with contextlib.closing(open_slot()) as file, transaction(file.connection):
             stored = _store(file, found, origins, unix_ns)
     rename_database(path, path.with_name(path.name.replace("broken", "salvaged", 1)))
@@ -100,13 +99,13 @@ def _salvage(path: Path, open_slot: OpenSlot, unix_ns: int) -> None:
 # -- reading around the damage ------------------------------------------------
 
 
-def _read(path: Path, moved_from: dict[tuple[str, int], int]) -> _Found:
+def _read(path: Path, elsewhere: list[Moved]) -> _Found:
     """Read the file; where its header is damaged, a copy that has a fresh one."""
     place = path.with_name(f".{path.stem}")
     try:
         readable = path if _has_header(path) else _mended(path, place)
         with contextlib.closing(open_reader(readable)) as connection:
-            return _read_all(connection, moved_from)
+            return _read_all(connection, elsewhere)
     except sqlite3.Error:
         return _Found({}, [], [])
     finally:
@@ -136,28 +135,32 @@ def _mended(path: Path, place: Path) -> Path:
 
 
 def _read_all(
-    connection: sqlite3.Connection, moved_from: dict[tuple[str, int], int]
+    connection: sqlite3.Connection, elsewhere: list[Moved]
 ) -> _Found:
     streams = {
         id_: (Stream(stream_id, epoch), sequence)
-        for id_, stream_id, epoch, sequence in _rows_of(
-            connection, "stream", "id, stream_id, epoch, sequence", "id"
+        for id_, epoch, sequence, stream_id in _rows_of(
+            connection, "stream", "id, epoch, sequence, stream_id", integers=3
         )
     }
     settled = [
         (first, last, stream)
         for _, first, last, stream, state in _rows_of(
-            connection, "batch", "number, first_id, last_id, stream, state", "number"
+            connection, "batch", "number, first_id, last_id, stream, state", integers=4
         )
         if state not in ("pending", "split")
     ]
-    return _Found(streams, settled, list(_waiting(connection, streams, settled, moved_from)))
+    return _Found(streams, settled, list(_waiting(connection, streams, settled, elsewhere)))
 
 
 def _rows_of(
-    connection: sqlite3.Connection, table: str, columns: str, key: str
+    connection: sqlite3.Connection, table: str, columns: str, *, integers: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Every row that can be read, in the order of its key, which is the first column."""
+    """Every row that can be read, in the order of its key, which is the first column.
+
+    A damaged row may hold anything: those whose first columns are not integers are left out.
+    """
+    key = columns.partition(",")[0]
     parts, failed = [(1, _LAST_ID_MAX)], 0
     query = f"SELECT {columns} FROM {table} WHERE {key} BETWEEN ? AND ? ORDER BY {key} LIMIT ?"
     while parts and failed < _FAILED_READS_MAX:
@@ -169,7 +172,7 @@ def _rows_of(
             middle = (low + high) // 2
             parts += [(middle + 1, high), (low, middle)] if low < high else []
             continue
-        yield from rows
+        yield from (row for row in rows if all(type(value) is int for value in row[:integers]))
         if len(rows) == _CHUNK and rows[-1][0] < high:
             parts.append((rows[-1][0] + 1, high))
 
@@ -178,7 +181,7 @@ def _waiting(
     connection: sqlite3.Connection,
     streams: dict[int, tuple[Stream, int]],
     settled: list[tuple[int, int, int]],
-    moved_from: dict[tuple[str, int], int],
+    elsewhere: list[Moved],
 ) -> Iterator[_Row]:
     """The rows that wait, are whole, and are in no other file."""
     done = sorted((first, last) for first, last, _ in settled)
@@ -186,11 +189,10 @@ def _waiting(
         "id, stream, sequence, batch, envelope, severity, accepted_unix_ns, size, packed, crc, "
         "payload"
     )
-    for row in _rows_of(connection, "record", columns, "id"):
+    for row in _rows_of(connection, "record", columns, integers=10):
         id_, stream, sequence, batch, envelope, severity, unix_ns, size, packed, crc = row[:10]
-        known = streams.get(stream)
-        name = (known[0].stream_id, known[0].epoch) if known else ("", 0)
-        if _is_in(done, id_) or sequence >= moved_from.get(name, sequence + 1):
+        name = streams[stream][0] if stream in streams else Stream("", 0)
+        if _is_in(done, id_) or any(moved.has(name, sequence) for moved in elsewhere):
             continue
         with contextlib.suppress(SpoolCorruptError, sqlite3.Error):
             unpack(sequence, packed, crc, row[10])

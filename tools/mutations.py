@@ -1,0 +1,142 @@
+"""Delete each line that a promise rests on, and see a named test go red.
+
+    python tools/mutations.py [WORDS]
+
+In a copy of the checkout, one line at a time; prints a table. With WORDS, only the mutations
+whose name has them. Ends with 1 if a test stayed green: then the line is not tested.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 300.0
+
+CRASH = "tests/test_crash_product.py -m not(slow) -k"
+IMAGES = f"{CRASH} any_power_cut_and_weaker"
+SENT = f"{CRASH} what_a_destination_got"
+
+
+class Mutation(NamedTuple):
+    """A line, what stands in its place, and the test that must notice."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS = (
+    Mutation("fsync: every commit of `power`", "spool/connection.py",
+             'connection.execute(f"PRAGMA synchronous = {level}")',
+             'connection.execute("PRAGMA synchronous = OFF")', IMAGES),
+    Mutation("fsync: the level is read back", "spool/connection.py",
+             'if connection.execute("PRAGMA synchronous").fetchone() != (_SYNCHRONOUS[level],):',
+             "if False:", "tests/test_spool.py -k other_level"),
+    Mutation("fsync: chores of `process`", "spool/file.py",
+             'set_synchronous(self.connection, "FULL")', "pass", SENT),
+    Mutation("fsync: the directory of a new file", "spool/file.py",
+             "sync_directory(self.lock.slot.directory)", "pass", IMAGES),
+    Mutation("fsync: parents of the directory", "spool/directory.py",
+             "        sync_directory(directory.parent)", "        pass",
+             "tests/test_spool.py -k parents"),
+    Mutation("fsync: the directory after a rename", "spool/directory.py",
+             "    sync_directory(path.parent)", "    pass", "tests/test_salvage.py -k renamed"),
+    Mutation("COMMIT: a group of records", "spool/connection.py",
+             '        connection.execute("COMMIT")\n', "", IMAGES),
+    Mutation("COMMIT: an emit waits for it", "spool/intake.py",
+             "self._commits.wait(ticket.group, leads, self._settings.emit_timeout_s)",
+             "True", "tests/test_spool.py -k is_on_disk"),
+    Mutation("BEGIN IMMEDIATE", "spool/connection.py", "BEGIN IMMEDIATE", "BEGIN",
+             "tests/test_spool.py -k stranger"),
+    Mutation("send: the attempt is written first", "delivery/dispatch.py",
+             "        self._note_attempt(source, batch)\n", "", SENT),
+    Mutation("send: the attempt counts as ambiguous", "spool/ledger.py",
+             "attempts = attempts + 1, ambiguous = ambiguous + 1 WHERE",
+             "attempts = attempts + 1 WHERE", "tests/test_courier.py -k arrives_twice"),
+    Mutation("send: a batch has a ledger row", "delivery/dispatch.py",
+             "            self._enter(file, batch)\n            ledger.note_attempt",
+             "            ledger.note_attempt", SENT),
+    Mutation("send: rows are checked", "spool/file.py",
+             "if zlib.crc32(payload, sequence & 0xFFFFFFFF) != crc:", "if False:",
+             "tests/test_spool.py -k damaged_row"),
+    Mutation("settle: the counter", "spool/ledger.py",
+             "    count(connection, batch.stream, state.value, batch.records - rejected, "
+             "batch.bytes)\n", "", "tests/test_spool.py -k adopted"),
+    Mutation("gap: a refusal at the door", "spool/admission.py",
+             "self._home.committer.refused[reason] += 1", "pass",
+             "tests/test_spool.py -k too_large"),
+    Mutation("failover: what no fsync covered is stored again", "spool/commit.py",
+             "again = [*self._unsynced, *entries]", "again = [*entries]",
+             "tests/test_spool_faults.py -k left_in_both"),
+    Mutation("failover: the old file's rows are taken out", "spool/recovery.py",
+             "        give_away_moved(file)\n", "        pass\n",
+             "tests/test_spool_faults.py -k left_in_both"),
+    Mutation("fork: a child lets go of the parent's file", "spool/store.py",
+             "    after_in_child=_forget_after_fork,\n", "",
+             "tests/test_spool.py -k fork_child_is_a_new_stream"),
+    Mutation("fork: without hooks, the pid tells", "spool/store.py",
+             "        if self._pid != os.getpid():\n            self.forget()\n        return",
+             "        return", "tests/test_hosts.py -k hooks"),
+    Mutation("full: delivery gets the ballast", "spool/commit.py",
+             "        self._make_room()\n", "", "tests/test_spool_faults.py -k full_disk"),
+)
+
+
+def mutate(copy: Path, mutation: Mutation) -> None:
+    """Change the copy; the line must be there exactly once."""
+    path = copy / "src" / "otel_memoir" / mutation.path
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        raise SystemExit(f"{mutation.name}: the line is there {text.count(mutation.old)} times")
+    path.write_text(text.replace(mutation.old, mutation.new))
+
+
+def failed_test(copy: Path, mutation: Mutation) -> str:
+    """The first test that goes red, or nothing."""
+    arguments = mutation.test.replace("not(slow)", "not\0slow").split(" ")
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+        *(argument.replace("\0", " ") for argument in arguments),
+    ]
+    environ = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "(the run hung and was ended)"
+    if done.returncode == 5:
+        raise SystemExit(f"{mutation.name}: no test is chosen by {mutation.test}")
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return lines[0].split(" - ")[0].split(" ", 1)[1] if lines else ""
+
+
+def main() -> int:
+    """Try each mutation in a copy; return how many no test noticed."""
+    words = " ".join(sys.argv[1:])
+    unnoticed = 0
+    print("| line deleted or weakened | test that went red |\n|---|---|", flush=True)
+    for mutation in (m for m in MUTATIONS if words in m.name):
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "checkout"
+            ignored = shutil.ignore_patterns(".venv*", ".git", ".*cache*", "__pycache__")
+            shutil.copytree(ROOT, copy, ignore=ignored)
+            mutate(copy, mutation)
+            red = failed_test(copy, mutation)
+        unnoticed += not red
+        print(f"| {mutation.name} | {f'`{red}`' if red else '**none**'} |", flush=True)
+    return unnoticed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
