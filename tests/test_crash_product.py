@@ -104,6 +104,18 @@ def test_what_a_destination_got_is_known_to_have_been_sent_after_any_power_cut(
     assert verdicts[1].missing > 5, report
 
 
+def test_a_directory_that_was_made_for_the_first_record_survives_a_power_cut(
+    tmp_path: Path, target: Target
+) -> None:
+    """Its name in its parent, and the parent's in its own, are fsynced by us."""
+    trace = traced(tmp_path / "spool", "FULL", 6, "nested")
+    verdict = judge(
+        "nested", CrashImages(trace, rounds=1),
+        lambda directory: names_in(directory / "deep" / "deeper"), target,
+    )
+    assert verdict.holds, verdict
+
+
 def test_the_run_settles_checkpoints_and_adopts(tmp_path: Path) -> None:
     """The images come from a run in which all that can move a record did move it."""
     trace = traced(tmp_path / "spool", "FULL", 30)

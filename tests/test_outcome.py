@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
-from otel_memoir.delivery.outcome import (
-    FailureKind,
-    Outcome,
-    Verdict,
-    judge_failure,
-    judge_grpc,
-    judge_http,
-)
+from otel_memoir.delivery.judge import judge_failure, judge_grpc, judge_http
+from otel_memoir.delivery.outcome import FailureKind, Outcome, Verdict
 
 NOW_S = 1_700_000_000.0
 # How gRPC's client begins when it got no connection.

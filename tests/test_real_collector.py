@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from collector import Collector, file_sink_config
-from otel_memoir.delivery import outcome
+from otel_memoir.delivery import answers
 from socket_programs.wiring import agent
 from trouble import (
     COUNT,
@@ -276,7 +276,7 @@ def test_an_answer_that_is_taken_for_success_turns_the_story_red(
     sink: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control: with 404 judged as delivered, the books balance and the records are missing."""
-    monkeypatch.setitem(outcome._HTTP, 404, outcome._Rule(outcome.Verdict.DELIVERED))  # type: ignore[arg-type]  # it is a dict
+    monkeypatch.setitem(answers.HTTP, 404, answers.Rule(answers.Verdict.DELIVERED))  # type: ignore[arg-type]  # it is a dict
     sink.start().restart(good(sink, **receiver(HTTP, logs_url_path="/elsewhere")))
     with agent(tmp_path / "spool", sink.http_endpoint) as it:
         it.emit(COUNT)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -12,13 +14,16 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from otel_memoir.delivery import Courier
 from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.errors import SpoolError
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.spool import Batch, Draft, Spool, State, Ticket, ledger
+from otel_memoir.spool.connection import set_synchronous
 from otel_memoir.spool.directory import Slot, is_held, take_slot
 from otel_memoir.spool.file import SpoolFile
 from spool_helpers import (
@@ -420,6 +425,58 @@ def test_a_record_handed_over_on_an_event_loop_is_named_when_the_process_dies(
 
 
 # -- files that cannot be used ------------------------------------------------
+
+
+def test_a_sqlite_that_takes_another_level_of_durability_is_not_used(tmp_path: Path) -> None:
+    """Durability is read back, not only asked for; records then stay in memory, and it is said."""
+
+    class Careless(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), *args)
+
+    careless = sqlite3.connect(tmp_path / "any.db", factory=Careless, isolation_level=None)
+    with closing(careless), pytest.raises(SpoolError, match="did not take synchronous=FULL"):
+        set_synchronous(careless, "FULL")
+
+
+def test_a_directory_that_cannot_be_fsynced_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite ignores it; the name of a new file could be gone after a power cut."""
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("otel_memoir.spool.file.sync_directory", fail)
+    spool = open_spool(tmp_path)
+    ticket = spool.append(draft("x"))
+    assert isinstance(ticket, Ticket)
+    assert not ticket.stored
+    spool.close(5.0)
+
+
+def test_a_stranger_who_reads_and_writes_meanwhile_costs_no_record(tmp_path: Path) -> None:
+    """A transaction that began by reading could not be written any more: BEGIN IMMEDIATE."""
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    stranger = sqlite3.connect(tmp_path / "memoir-0001.db", isolation_level=None)
+
+    def read_then_write(file: SpoolFile) -> None:
+        file.connection.execute("SELECT count(*) FROM record").fetchone()
+        with contextlib.suppress(sqlite3.OperationalError):  # locked, as it must be
+            stranger.execute("UPDATE courier SET hint = 'a stranger was here'")
+        file.connection.execute("UPDATE courier SET beats = beats")
+
+    with closing(stranger):
+        stranger.execute("PRAGMA busy_timeout = 0")
+        spool.perform(read_then_write)
+    assert is_on_disk(tmp_path, "SELECT hint FROM courier") == ""
+    spool.close(5.0)
+
+
+def is_on_disk(directory: Path, query: str) -> object:
+    """The first value of a query to the first file."""
+    return select(directory / "memoir-0001.db", query)[0][0]
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 
 from otel_memoir.delivery.destination import Destination, user_agent
-from otel_memoir.delivery.outcome import FailureKind, Outcome, judge_failure, judge_grpc
+from otel_memoir.delivery.judge import judge_failure, judge_grpc
+from otel_memoir.delivery.outcome import FailureKind, Outcome
 from otel_memoir.errors import DeliveryError
 
 _METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"

@@ -27,7 +27,8 @@ import urllib3.connectionpool
 import urllib3.exceptions
 
 from otel_memoir.delivery.destination import Destination, user_agent
-from otel_memoir.delivery.outcome import FailureKind, Outcome, judge_failure, judge_http
+from otel_memoir.delivery.judge import judge_failure, judge_http
+from otel_memoir.delivery.outcome import FailureKind, Outcome
 
 RESPONSE_BYTES_MAX = 4 * 2**20
 """OTLP 1.x: a client should read no larger response."""

@@ -1,6 +1,6 @@
 """Emits through the whole product and promises each record once its emit returned.
 
-Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone | dying | believing | sending]
+Usage: product.py DIRECTORY SYNCHRONOUS RECORDS [alone | dying | believing | sending | nested]
 
 A child process that dies without a goodbye leaves a first spool file, which is then
 adopted: emitting, committing in groups, settling, checkpoints and adoption all happen.
@@ -10,7 +10,8 @@ given for a record whose ticket says that it is stored. ``alone`` leaves out the
 ``dying`` is only that child: it leaves its records to whoever comes next. ``believing``
 promises every record whose emit returned, whatever its ticket says: the negative control.
 ``sending`` runs in ``process``, and the promise is the destination's: once it has got a
-record, no power cut may make us forget that it was sent.
+record, no power cut may make us forget that it was sent. ``nested`` is ``alone`` in a
+directory that is not there yet, nor is its parent.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def pipeline(endpoint: str) -> Pipeline:
     """A pipeline with short intervals."""
     return Pipeline(
         Settings(
-            spool_dir=DIRECTORY, endpoint=endpoint, linger_s=0.0, disk_free_bytes_min=0,
+            spool_dir=f"{DIRECTORY}/deep/deeper" if MODE == ["nested"] else DIRECTORY,
+            endpoint=endpoint, linger_s=0.0, disk_free_bytes_min=0,
             adoption_interval_s=0.05, request_records_max=8, backoff_initial_s=0.05,
             backoff_max_s=0.1, emit_timeout_s=5.0,
             durability="process" if MODE == ["sending"] else "power", fsync_interval_s=60.0,
