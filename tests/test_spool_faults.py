@@ -337,6 +337,7 @@ def test_records_that_a_failed_fsync_left_in_both_files_are_delivered_and_counte
     spool.flush(2.0)
     assert spool.file is not None
     assert spool.file.name == "memoir-0002"
+    assert select(tmp_path / "memoir-0002.db", "SELECT count(*) FROM record") == [(2,)]
     spool.on_accept = courier.wake
     assert isinstance(spool.append(draft("c")._replace(envelope=join_envelope(b"", b""))), Ticket)
     assert courier.wait_drained(10.0)
