@@ -11,8 +11,7 @@ import gc
 import statistics
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,8 @@ from opentelemetry.sdk._logs.export import (
     SimpleLogRecordProcessor,
 )
 
-from otel_memoir.delivery.destination import make_sender, resolve_destination
 from otel_memoir.delivery.encoding import encode_record
-from otel_memoir.delivery.outcome import Outcome
 from otel_memoir.sdk import DurableLogRecordProcessor
-from otel_memoir.settings import Settings
 from otel_memoir.stamping import new_uid
 
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -122,11 +118,15 @@ def _cpu(costs: Sequence[Any], count: int) -> str:
 
 def emit(scale: Scale) -> list[Row]:
     """`power` emit while the courier delivers, and a bare commit of a row as large."""
-    ours, bare, ratios = [], [], []
+    ours, bare, ratios, warm_up = [], [], [], 1100
     size = len(encode_record(fresh_records(1)[0]).payload) + 180
     with Sink() as sink, scratch() as directory:
         commits = BareCommits(directory, b"x" * size)
         with contextlib.closing(commits), durable(directory / "s", sink.endpoint) as processor:
+            # A commit that makes the write-ahead log longer costs twice one that does not,
+            # and both sides write its 1,000 pages once before they begin again.
+            each_us(processor.on_emit, fresh_records(warm_up))
+            each_us(commits, range(warm_up))
             for _ in range(4 * scale.rounds):
                 mine = each_us(processor.on_emit, fresh_records(scale.emits))
                 processor.wait_delivered(PATIENCE_S)
@@ -244,23 +244,6 @@ def process(scale: Scale) -> list[Row]:
 # -- 6: drain ---------------------------------------------------------------------
 
 
-class _HeldSender:
-    """Holds the first request back until the gate is opened."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._sender = make_sender(resolve_destination(settings, {}, complain=print))
-        self.gate = threading.Event()
-        self.pack = getattr(self._sender, "pack", None)
-        self.close = self._sender.close
-        self.forget = self._sender.forget
-
-    def send(
-        self, request: bytes, *, headers: Mapping[str, str], timeout: float | None = None
-    ) -> Outcome:
-        self.gate.wait(PATIENCE_S)
-        return self._sender.send(request, headers=headers, timeout=timeout)
-
-
 def drain(scale: Scale) -> list[Row]:
     """A backlog into a real Collector, and the stock exporter with the same records."""
     rows = []
@@ -289,16 +272,19 @@ def _drain_both(count: int, endpoint: str, compression: Any) -> tuple[Any, Any]:
 
 
 def _drain_ours(count: int, endpoint: str, compression: Any) -> Any:
-    sender = _HeldSender(Settings(endpoint=endpoint, compression=compression))
-    given = {"durability": "batch", "sender": sender}
+    given = {"durability": "batch", "compression": compression}
     with scratch() as directory, durable(directory, endpoint, **given) as processor:
+        processor.on_emit(fresh_records(1)[0])  # opens the file and the connection
+        assert processor.wait_delivered(PATIENCE_S)
+        reading = processor.pipeline._made["parts"].spool.reading
+        reading.acquire()  # the courier plans, reads and builds nothing before it has this
         for record in fresh_records(count):
             processor.on_emit(record)
         processor.force_flush()
         drained: list[bool] = []
 
         def work() -> None:
-            sender.gate.set()
+            reading.release()
             drained.append(processor.wait_delivered(PATIENCE_S))
 
         taken = cost(work)
@@ -308,9 +294,10 @@ def _drain_ours(count: int, endpoint: str, compression: Any) -> Any:
 
 def _drain_stock(count: int, endpoint: str, compression: Any) -> Any:
     exporter = OTLPLogExporter(f"{endpoint}/v1/logs", compression=Compression(compression))
-    records, stream_id = fresh_records(count), new_uid()
+    records, stream_id = fresh_records(count + 1), new_uid()
     for sequence, record in enumerate(records, 1):
         stamp(record, stream_id, sequence)
+    exporter.export([records.pop()])  # opens the connection
 
     def work() -> None:
         for first in range(0, count, 512):  # the stock batch processor's batch
@@ -352,9 +339,11 @@ def _backlog_rows(
     resident: int,
 ) -> list[Row]:
     pairs = []
-    for _ in range(scale.backlog_rounds):
-        pairs.append(tuple(each_us(side.on_emit, fresh_records(scale.emits))
-                           for side in (loaded, bare)))
+    for number in range(scale.backlog_rounds):
+        # Each begins every other round: what the first leaves to the disk, the second pays.
+        sides = (loaded, bare) if number % 2 else (bare, loaded)
+        times = {side: each_us(side.on_emit, fresh_records(4 * scale.emits)) for side in sides}
+        pairs.append((times[loaded], times[bare]))
     on_top, into_empty = ([t for pair in pairs for t in pair[side]] for side in (0, 1))
     wal = max(path.stat().st_size for path in directory.rglob("*-wal"))
     of, mib = f"backlog of {scale.backlog:,}", 2**20
