@@ -30,7 +30,7 @@ class _Work:
     unwanted: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     batch: Batch | None = None
-    request: bytes = b""
+    request: bytes | None = None
 
 
 class Ahead:
@@ -78,6 +78,13 @@ class Ahead:
             return work.request
         return None
 
+    def found(self, source: Source) -> Batch | None:
+        """The batch after the last one that was sent, if that was found already."""
+        work = self._work
+        if work is None or work.source is not source:
+            return None
+        return work.batch if source.file.ledgered_id == work.after.last_id else None
+
     def drop(self) -> _Work | None:
         """Want no longer what is in the making: from now on it reads no file."""
         work, self._work = self._work, None
@@ -110,9 +117,10 @@ class Ahead:
             )
             if batch is None:
                 return
+            work.batch = batch
             rows, wrong = file.rows(batch.first_id, batch.last_id)
         if not wrong:
-            work.request = build_request(rows)
+            request = build_request(rows)
             if self._pack is not None:
-                self._pack(work.request)
-            work.batch = batch
+                self._pack(request)
+            work.request = request

@@ -199,7 +199,8 @@ class Courier:
         """Send the next batch of a file; return whether there was one."""
         self._tell_gaps(source)
         batch = self._planner.next_batch(
-            source, skip=self._dispatcher.unwritten_of(source), hurry=self._hurry > 0
+            source, skip=self._dispatcher.unwritten_of(source), hurry=self._hurry > 0,
+            found=self._dispatcher.found_ahead(source),
         )
         if batch is None:
             return False

@@ -121,6 +121,10 @@ class Dispatcher:
         unwritten.source.perform(unwritten.write)
         self._written(unwritten)
 
+    def found_ahead(self, source: Source) -> Batch | None:
+        """The next batch of a file that was never sent, if it was found already."""
+        return self._ahead.found(source)
+
     def join(self) -> None:
         """Wait for the thread that makes a request ready, if there is one, to end."""
         self._ahead.join()

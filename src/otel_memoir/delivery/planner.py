@@ -93,7 +93,9 @@ class Planner:
         """Whether files of dead processes are being delivered."""
         return bool(self._adopted)
 
-    def next_batch(self, source: Source, *, skip: int | None, hurry: bool) -> Batch | None:
+    def next_batch(
+        self, source: Source, *, skip: int | None, hurry: bool, found: Batch | None = None
+    ) -> Batch | None:
         """The batch of a file that should be sent now, if any.
 
         Args:
@@ -102,6 +104,8 @@ class Planner:
             skip: A batch whose settlement is not written yet.
 
             hurry: Send a batch that could still fill up.
+
+            found: The next batch that was never sent, where that is known.
         """
         now_ns = self._wall_ns()
 
@@ -110,7 +114,7 @@ class Planner:
             return [b for b in tried if b.next_attempt_unix_ns <= now_ns and b.number != skip]
 
         candidates = due("main")[:2]
-        if len(candidates) < 2 and (fresh := self._fresh(source, hurry=hurry)):
+        if len(candidates) < 2 and (fresh := found or self._fresh(source, hurry=hurry)):
             candidates.append(fresh)
         failures = candidates[0].failures if len(candidates) > 1 else 0
         if failures >= 2 and failures % 2 == 0 and not candidates[0].suspect:
