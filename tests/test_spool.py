@@ -72,13 +72,8 @@ def courier_of(spool: Spool, sender: RecordingSender) -> Courier:
 def delivering(directory: Path, **given: object) -> tuple[Spool, Courier, RecordingSender]:
     """An unopened spool with its courier."""
     spool = open_spool(directory, linger_s=0.0, adoption_interval_s=0.05, **given)
-    spool_draft_envelopes(spool)
     sender = RecordingSender()
     return spool, courier_of(spool, sender), sender
-
-
-def spool_draft_envelopes(spool: Spool) -> None:
-    """Nothing yet: envelopes are opaque to the spool."""
 
 
 def own_draft(name: str, **given: int) -> Draft:
@@ -317,6 +312,21 @@ def test_what_a_dead_process_left_is_adopted_and_delivered_once(tmp_path: Path) 
     assert (totals.accepted, totals.delivered, totals.unaccounted) == (4, 4, 0)
     assert sum(r.count(b"<orphan1>") for r in sender.requests) == 1
     assert problems_of(tmp_path) == []
+
+
+def test_a_process_that_never_rests_does_not_starve_what_a_dead_one_left(tmp_path: Path) -> None:
+    """After some batches of our own file it is the other one's turn."""
+    spool, courier, sender = delivering(tmp_path, request_records_max=1)
+    spool.on_accept = lambda: None
+    for number in range(40):
+        put(spool, f"mine{number}")
+    assert in_child(lambda: put(spool, "orphan")) == 0
+    courier.wake()
+    assert courier.wait_drained(20.0)
+    stop(courier, spool)
+    turn = next(n for n, request in enumerate(sender.requests) if b"<orphan>" in request)
+    assert turn < 20
+    assert len(sender.requests) == 41
 
 
 def test_a_copy_of_a_file_gets_a_stream_id_of_its_own(tmp_path: Path) -> None:

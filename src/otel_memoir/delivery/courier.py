@@ -171,6 +171,7 @@ class Courier:
         self._planner.look_around()
         for source in self._planner.sources():
             if self._serve_or_set_aside(source):
+                self._planner.note_served(source)
                 return 0.0
         self._dispatcher.write()
         self._planner.let_go()

@@ -8,6 +8,10 @@ from otel_memoir.delivery.sources import AdoptedSource, Adoption, OwnSource, Sou
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Spool, ledger
 
+_TURN = 8
+"""Batches in a row from one file. A process that never rests must not starve what a dead one
+left; a change costs a commit of its own for the last answer."""
+
 
 class Planner:
     """Chooses the next batch. Only the courier's thread calls it.
@@ -42,15 +46,26 @@ class Planner:
         self.filling: int | None = None
         """The open batch, if our own file has nothing else to send and it may still fill up."""
         self._began_s = monotonic_s()
+        self._served: Source | None = None
+        self._in_a_row = 0
 
     def sources(self) -> list[Source]:
-        """The files that this courier delivers, our own first."""
+        """The files that this courier delivers, the one whose turn it is first."""
         file = self._spool.file
         if file is None:
             self._own = None
         elif self._own is None or self._own.file is not file:
             self._own = OwnSource(self._spool, file)
-        return [*([self._own] if self._own else []), *self._adopted]
+        found: list[Source] = [*([self._own] if self._own else []), *self._adopted]
+        if self._served in found and self._in_a_row >= _TURN:
+            next_ = found.index(self._served) + 1
+            return found[next_:] + found[:next_]
+        return found
+
+    def note_served(self, source: Source) -> None:
+        """Take note that a batch of a file was sent: after some in a row, others have a turn."""
+        self._in_a_row = self._in_a_row % _TURN + 1 if source is self._served else 1
+        self._served = source
 
     def look_around(self) -> None:
         """Adopt files of dead processes, once every ``adoption_interval_s``."""
