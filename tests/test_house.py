@@ -93,17 +93,12 @@ def test_all_names_every_public_name() -> None:
 def test_modules_and_functions_stay_small(path: Path) -> None:
     """A module fits in a head, a function on a screen."""
     text = path.read_text()
-    longest = LONG_STILL.get(path.name, 400)
-    assert text.count("\n") <= longest
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             if body:
                 assert (node.end_lineno or 0) - body[0].lineno < 40, node.name
-
-
-LONG_STILL = {"testing.py": 600}
-"""Modules that outgrew 400 lines; see docs/decisions/0004-known-shortfalls.md."""
 
 
 def test_nobody_sleeps() -> None:
