@@ -9,6 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from otel_memoir.delivery import Courier
+from otel_memoir.delivery.encoding import join_envelope
+from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, Stream, Ticket, Totals
 from otel_memoir.spool.directory import slots
@@ -21,6 +25,11 @@ _NUMBER = re.compile(rb"<([\w.]+)>")
 def draft(name: str = "x", *, size: int = 0, severity: int = 9) -> Draft:
     """A record that can be told from others by its name."""
     return Draft(b"envelope", f"<{name}>".encode() + bytes(size), severity, f"uid-{name}")
+
+
+def own_draft(name: str, **given: int) -> Draft:
+    """A record whose envelope the delivery can read."""
+    return draft(name, **given)._replace(envelope=join_envelope(b"", b""))
 
 
 def make_stamper(stream: Stream) -> Callable[[Draft, int], tuple[bytes, int]]:
@@ -39,6 +48,55 @@ def store(spool: Spool, name: str, **given: Any) -> Ticket:
     ticket = spool.append(draft(name, **given))
     assert isinstance(ticket, Ticket), ticket
     return ticket
+
+
+def put(spool: Spool, name: str, **given: int) -> Ticket:
+    """As ``store``, for a record that is going to be delivered."""
+    ticket = spool.append(own_draft(name, **given))
+    assert isinstance(ticket, Ticket), ticket
+    return ticket
+
+
+class Destination:
+    """A destination without a network: takes every request and remembers it, or is away.
+
+    Args:
+        is_open: Whether it takes what it gets.
+    """
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.is_open = is_open
+        self.requests: list[bytes] = []
+
+    def send(self, request: bytes, *, headers: object, timeout: float | None = None) -> Outcome:
+        """As a sender's."""
+        if not self.is_open:
+            return Outcome(verdict=Verdict.RETRY, code="503", message="not yet", hint="")
+        self.requests.append(request)
+        return Outcome(verdict=Verdict.DELIVERED, code="200", message="", hint="")
+
+    def close(self) -> None:
+        """As a sender's."""
+
+    def forget(self) -> None:
+        """As a sender's."""
+
+    def copies(self, text: bytes) -> int:
+        """How often a text arrived."""
+        return sum(request.count(text) for request in self.requests)
+
+
+def courier_of(spool: Spool, sender: Destination) -> Courier:
+    """A courier for a spool, started by hand or by the next record."""
+    courier = Courier(spool, sender, spool.settings, make_gap_draft=gap_draft)
+    spool.on_accept = courier.wake
+    return courier
+
+
+def stop(courier: Courier, spool: Spool) -> None:
+    """End both, as the pipeline does."""
+    courier.close(2.0)
+    spool.close(2.0)
 
 
 def is_refused(found: object, reason: str) -> bool:

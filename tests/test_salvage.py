@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from otel_memoir.delivery import Courier
-from otel_memoir.delivery.encoding import join_envelope
-from otel_memoir.delivery.outcome import Outcome, Verdict
-from otel_memoir.sdk.gap_event import gap_draft
-from otel_memoir.spool import Spool, Ticket, salvage
-from spool_helpers import draft, open_spool, problems_of, select, totals_of
+from otel_memoir.spool import Spool, salvage
+from spool_helpers import (
+    Destination,
+    courier_of,
+    open_spool,
+    problems_of,
+    put,
+    select,
+    stop,
+    totals_of,
+)
 
 RECORDS = 60
 PAGE = 4096
@@ -20,46 +25,22 @@ SETTINGS = {"linger_s": 0.0, "adoption_interval_s": 0.05, "request_records_max":
             "backoff_initial_s": 0.01, "backoff_max_s": 0.05}
 
 
-class Taker:
-    """A destination that takes everything, or nothing yet."""
-
-    def __init__(self, *, takes: bool = True) -> None:
-        self.takes = takes
-        self.got = b""
-
-    def send(self, request: bytes, *, headers: object, timeout: float | None = None) -> Outcome:
-        if not self.takes:
-            return Outcome(verdict=Verdict.RETRY, code="503", message="not yet", hint="")
-        self.got += request
-        return Outcome(verdict=Verdict.DELIVERED, code="200", message="", hint="")
-
-    def close(self) -> None: ...
-
-    def forget(self) -> None: ...
-
-    def copies(self, number: int) -> int:
-        """How often a record arrived."""
-        return self.got.count(b"<r%d>" % number)
+def copies(taker: Destination, number: int) -> int:
+    """How often a record arrived."""
+    return taker.copies(b"<r%d>" % number)
 
 
 def fill(spool: Spool, first: int, last: int) -> None:
     """Accept numbered records, about five to a page."""
     for number in range(first, last):
-        plain = draft(f"r{number}", size=600)._replace(envelope=join_envelope(b"", b""))
-        assert isinstance(spool.append(plain), Ticket)
-
-
-def courier_of(spool: Spool, sender: Taker) -> Courier:
-    courier = Courier(spool, sender, spool.settings, make_gap_draft=gap_draft)
-    spool.on_accept = courier.wake
-    return courier
+        put(spool, f"r{number}", size=600)
 
 
 def leave_records(directory: Path, *, delivered: int = 0) -> Path:
     """A file with waiting records whose process is gone; the first ones were delivered."""
     spool = open_spool(directory, **SETTINGS)
     if delivered:
-        courier = courier_of(spool, Taker())
+        courier = courier_of(spool, Destination())
         fill(spool, 0, delivered)
         courier.wake()
         assert courier.wait_drained(20.0)
@@ -81,19 +62,18 @@ def wreck(path: Path, page: int, size: int = PAGE) -> None:
         file.write(b"\xa5" * size)
 
 
-def deliver(directory: Path) -> Taker:
+def deliver(directory: Path) -> Destination:
     """Let a new process deliver what it finds."""
-    spool, taker = open_spool(directory, **SETTINGS), Taker()
+    spool, taker = open_spool(directory, **SETTINGS), Destination()
     spool.open()
     courier = courier_of(spool, taker)
     courier.wake()
     assert courier.wait_drained(30.0)
-    courier.close(5.0)
-    spool.close(5.0)
+    stop(courier, spool)
     return taker
 
 
-def assert_accounted(directory: Path, taker: Taker) -> set[int]:
+def assert_accounted(directory: Path, taker: Destination) -> set[int]:
     """The books balance and each record arrived once at most; return those that did not."""
     totals = totals_of(directory)
     assert totals.unaccounted == 0
@@ -101,8 +81,8 @@ def assert_accounted(directory: Path, taker: Taker) -> set[int]:
     assert problems_of(directory) == []
     assert [path.name for path in directory.iterdir() if path.name.startswith("broken")] == []
     assert len([p for p in directory.iterdir() if p.name.startswith("salvaged")]) >= 1
-    assert max(map(taker.copies, range(RECORDS))) == 1
-    return {number for number in range(RECORDS) if not taker.copies(number)}
+    assert max(copies(taker, number) for number in range(RECORDS)) == 1
+    return {number for number in range(RECORDS) if not copies(taker, number)}
 
 
 @pytest.mark.timeout(60)
@@ -114,7 +94,7 @@ def test_a_page_that_was_overwritten_costs_its_own_records_and_no_other(tmp_path
     lost = assert_accounted(tmp_path, taker)
     assert 30 in lost
     assert len(lost) < 12
-    assert b"memoir.delivery.gap" in taker.got
+    assert taker.copies(b"memoir.delivery.gap")
     gaps = [
         (cause, records)
         for file in tmp_path.glob("memoir-*.db")
@@ -143,19 +123,18 @@ def test_what_was_delivered_before_the_file_broke_is_not_sent_again(tmp_path: Pa
 def test_a_file_that_breaks_under_its_living_process_is_left_and_salvaged(tmp_path: Path) -> None:
     """The courier finds the damage; emit goes on in a new file."""
     spool = open_spool(tmp_path, **SETTINGS)
-    taker = Taker(takes=False)
+    taker = Destination(is_open=False)
     fill(spool, 0, RECORDS - 1)
     assert spool.file is not None
     spool.file.truncate_log()
     wreck(tmp_path / "memoir-0001.db", page_with(tmp_path / "memoir-0001.db", 30))
-    taker.takes = True
+    taker.is_open = True
     courier = courier_of(spool, taker)
     courier.wake()
     assert courier.wait_drained(30.0)
     fill(spool, RECORDS - 1, RECORDS)
     assert courier.wait_drained(30.0)
-    courier.close(5.0)
-    spool.close(5.0)
+    stop(courier, spool)
     lost = assert_accounted(tmp_path, taker)
     assert 30 in lost
     assert len(lost) < 12
@@ -179,7 +158,7 @@ def test_a_crash_between_salvage_and_its_end_stores_nothing_twice(
     monkeypatch.setattr(salvage, "rename_database", die_once)
     taker = deliver(tmp_path)
     assert crashes == []
-    taker.got += deliver(tmp_path).got
+    taker.requests += deliver(tmp_path).requests
     assert assert_accounted(tmp_path, taker) == set()
 
 
@@ -192,4 +171,4 @@ def test_without_salvage_the_same_file_delivers_nothing(
     monkeypatch.setattr("otel_memoir.delivery.sources.salvage_all", nothing)
     path = leave_records(tmp_path)
     wreck(path, 0, 100)
-    assert deliver(tmp_path).got.count(b"<r") == 0
+    assert deliver(tmp_path).copies(b"<r") == 0

@@ -19,22 +19,25 @@ from typing import Any
 import pytest
 
 from otel_memoir.delivery import Courier
-from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.errors import SpoolError
-from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.spool import Batch, Draft, Spool, State, Ticket, ledger
 from otel_memoir.spool.connection import set_synchronous
 from otel_memoir.spool.directory import Slot, is_held, take_slot
 from otel_memoir.spool.file import SpoolFile
 from spool_helpers import (
+    Destination,
     all_names_in,
+    courier_of,
     disk_full,
     draft,
     is_refused,
     make_faulty,
     open_spool,
+    own_draft,
     problems_of,
+    put,
     select,
+    stop,
     store,
     totals_of,
 )
@@ -42,58 +45,11 @@ from spool_helpers import (
 WAIT_S = 10.0
 
 
-class RecordingSender:
-    """Takes every request and remembers it."""
-
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-
-    def send(self, request: bytes, *, headers: object, timeout: float | None = None) -> Outcome:
-        self.requests.append(request)
-        return Outcome(verdict=Verdict.DELIVERED, code="200", message="", hint="")
-
-    def close(self) -> None:
-        pass
-
-    def forget(self) -> None:
-        pass
-
-    def has(self, text: bytes) -> bool:
-        return any(text in request for request in self.requests)
-
-
-def courier_of(spool: Spool, sender: RecordingSender) -> Courier:
-    """A courier for a spool, started by hand."""
-    courier = Courier(spool, sender, spool.settings, make_gap_draft=gap_draft)
-    spool.on_accept = courier.wake
-    return courier
-
-
-def delivering(directory: Path, **given: object) -> tuple[Spool, Courier, RecordingSender]:
+def delivering(directory: Path, **given: object) -> tuple[Spool, Courier, Destination]:
     """An unopened spool with its courier."""
     spool = open_spool(directory, linger_s=0.0, adoption_interval_s=0.05, **given)
-    sender = RecordingSender()
+    sender = Destination()
     return spool, courier_of(spool, sender), sender
-
-
-def own_draft(name: str, **given: int) -> Draft:
-    """A record whose envelope the delivery can read."""
-    from otel_memoir.delivery.encoding import join_envelope
-
-    return draft(name, **given)._replace(envelope=join_envelope(b"", b""))
-
-
-def put(spool: Spool, name: str, **given: int) -> Ticket:
-    """As ``store``, for a record that is going to be delivered."""
-    ticket = spool.append(own_draft(name, **given))
-    assert isinstance(ticket, Ticket), ticket
-    return ticket
-
-
-def stop(courier: Courier, spool: Spool) -> None:
-    """End both, as the pipeline does."""
-    courier.close(2.0)
-    spool.close(2.0)
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -305,12 +261,12 @@ def test_what_a_dead_process_left_is_adopted_and_delivered_once(tmp_path: Path) 
             put(spool, f"orphan{number}")
 
     assert in_child(child) == 0
-    assert eventually(lambda: all(sender.has(b"<orphan%d>" % n) for n in range(3)))
+    assert eventually(lambda: all(sender.copies(b"<orphan%d>" % n) for n in range(3)))
     assert courier.wait_drained(5.0)
     stop(courier, spool)
     totals = totals_of(tmp_path)
     assert (totals.accepted, totals.delivered, totals.unaccounted) == (4, 4, 0)
-    assert sum(r.count(b"<orphan1>") for r in sender.requests) == 1
+    assert sender.copies(b"<orphan1>") == 1
     assert problems_of(tmp_path) == []
 
 
@@ -539,7 +495,7 @@ def test_without_a_usable_directory_records_are_kept_in_memory(
     assert spool.file is not None
     assert (spool.file.name, spool.file.lock) == ("memory", None)
     assert courier.wait_drained(5.0)
-    assert sender.has(b"<a>")
+    assert sender.copies(b"<a>")
     stop(courier, spool)
 
 
@@ -556,10 +512,10 @@ def test_a_damaged_row_is_quarantined_as_corrupt_and_the_rest_delivered(tmp_path
         connection.commit()
     spool, courier, sender = delivering(tmp_path)
     put(spool, "wake")
-    assert eventually(lambda: all(sender.has(b"<r%d>" % n) for n in (0, 1, 3, 4)))
+    assert eventually(lambda: all(sender.copies(b"<r%d>" % n) for n in (0, 1, 3, 4)))
     assert courier.wait_drained(5.0)
     stop(courier, spool)
-    assert not sender.has(b"<r2>")
+    assert not sender.copies(b"<r2>")
     totals = totals_of(tmp_path)
     assert (totals.quarantined, totals.unaccounted, totals.pending) == (1, 0, 0)
     gaps = select(
@@ -728,7 +684,7 @@ def test_a_gap_whose_event_was_refused_is_told_later(tmp_path: Path) -> None:
     refused = sum(totals_of(tmp_path).refused.values())
     spool._intake.reason_to_refuse = plain  # type: ignore[method-assign]  # room again
     courier.wake()
-    told = eventually(lambda: sender.has(b"refused:too_large"), 3.0)
+    told = eventually(lambda: sender.copies(b"refused:too_large"), 3.0)
     stop(courier, spool)
     assert told
     assert refused == 1, "each try to tell counted as another refusal"

@@ -15,14 +15,15 @@ import pytest
 from crash import Fault, count_calls, run_with_fault, sweep
 from otel_memoir.delivery import Courier
 from otel_memoir.delivery.encoding import join_envelope
-from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.errors import MemoirError
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.spool import Ticket
 from otel_memoir.spool.connection import StorageError
 from otel_memoir.spool.home import Home
 from spool_helpers import (
+    Destination,
     all_names_in,
+    courier_of,
     draft,
     io_error,
     is_refused,
@@ -208,26 +209,6 @@ def test_a_disk_that_fails_again_while_a_new_file_is_begun_does_not_stop_the_pro
 # -- a full disk --------------------------------------------------------------
 
 
-class Gate:
-    """A destination that is out of reach until it is opened."""
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self.requests: list[bytes] = []
-
-    def send(self, request: bytes, *, headers: object, timeout: float | None = None) -> Outcome:
-        if not self.is_open:
-            return Outcome(verdict=Verdict.RETRY, code="503", message="closed", hint="")
-        self.requests.append(request)
-        return Outcome(verdict=Verdict.DELIVERED, code="200", message="", hint="")
-
-    def close(self) -> None:
-        pass
-
-    def forget(self) -> None:
-        pass
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 6 MB."""
@@ -250,9 +231,8 @@ def test_a_full_disk_refuses_counts_drains_and_tells(small_disk: Path) -> None:
         small_disk / "spool", linger_s=0.0, backoff_initial_s=0.02, backoff_max_s=0.05,
         retain_s=0.0, request_records_max=16,
     )
-    gate = Gate()
-    courier = Courier(spool, gate, spool.settings, make_gap_draft=gap_draft)
-    spool.on_accept = courier.wake
+    gate = Destination(is_open=False)
+    courier = courier_of(spool, gate)
     found = []
     for number in range(800):
         plain = draft(f"r{number}", size=4000)
@@ -268,11 +248,11 @@ def test_a_full_disk_refuses_counts_drains_and_tells(small_disk: Path) -> None:
     spool.close(5.0)
     totals = totals_of(small_disk / "spool")
     assert is_drained, totals
-    events = sum(request.count(b"memoir.delivery.gap") for request in gate.requests)
+    events = gate.copies(b"memoir.delivery.gap")
     assert dict(totals.refused) == {"disk_full": len(refused)}
     assert totals.accepted == len(found) - len(refused) + events
     assert (totals.delivered, totals.unaccounted) == (totals.accepted, 0)
-    assert any(b"refused:disk_full" in request for request in gate.requests)
+    assert gate.copies(b"refused:disk_full")
     assert problems_of(small_disk / "spool") == []
 
 
@@ -326,8 +306,7 @@ def test_records_that_a_failed_fsync_left_in_both_files_are_delivered_and_counte
         tmp_path, durability="process", fsync_interval_s=60.0, linger_s=0.0,
         adoption_interval_s=0.05,
     )
-    gate = Gate()
-    gate.is_open = True
+    gate = Destination()
     courier = Courier(spool, gate, spool.settings, make_gap_draft=gap_draft)
     for name in ("a", "b"):
         assert isinstance(
@@ -356,8 +335,7 @@ def test_a_batch_planned_before_a_failover_is_not_written_into_the_new_file(
 ) -> None:
     """Its row ids mean other records there, which would count as sent and never be."""
     spool = open_spool(tmp_path, linger_s=0.0, adoption_interval_s=0.05)
-    gate = Gate()
-    gate.is_open = True
+    gate = Destination()
     courier = Courier(spool, gate, spool.settings, make_gap_draft=gap_draft)
 
     def put(name: str) -> None:
