@@ -157,7 +157,9 @@ class Dispatcher:
             self.write()
         self._note_attempt(source, batch)
         stream = source.file.stream(batch.stream)
-        self._ahead.begin(source, batch)
+        if not self.pace.failures:
+            # A destination that is away is tried with one batch, and another is not read.
+            self._ahead.begin(source, batch)
         outcome = self._send(request, {STREAM_HEADER: stream.stream_id})
         self._act(source, replace(batch, attempts=batch.attempts + 1), outcome)
 
