@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from otel_memoir.diagnostics import complaints
+from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.spool import ledger
 from otel_memoir.spool.connection import (
@@ -32,7 +32,6 @@ from otel_memoir.spool.connection import (
     is_disk_full,
     is_io_error,
     roll_back,
-    transaction,
 )
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.model import BROKEN, DISK_FULL, INTERRUPTED, Entry, Life, Refused
@@ -129,7 +128,8 @@ class Committer:
         try:
             self._store(entries, chores)
         except (sqlite3.Error, MemoirError) as error:
-            return self._recover(entries, chores, error)
+            with unobserved():
+                return self._recover(entries, chores, error)
         except BaseException:
             self.chores.extendleft(chore for chore in reversed(chores) if not chore.done)
             raise
@@ -166,19 +166,38 @@ class Committer:
             raise
 
     def _transact(self, entries: Sequence[Entry], chores: Sequence[Chore]) -> None:
-        with transaction(self.file.connection):
+        # As ``connection.transaction``, but no generator: each emitter waits for this.
+        connection = self.file.connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._write(entries, chores)
+            connection.execute("COMMIT")
+        except BaseException:
+            roll_back(connection)
+            raise
+
+    def _write(self, entries: Sequence[Entry], chores: Sequence[Chore]) -> None:
+        # A life that ended does not come back: equal ends, and all are of one life.
+        if entries and entries[0].life is entries[-1].life:
+            number = self._number(entries[0].life, entries)
+            self.file.insert(number, entries, reserve=self.reserve)
+        else:
             for life, part in itertools.groupby(entries, key=lambda entry: entry.life):
                 mine = list(part)
                 self.file.insert(self._number(life, mine), mine, reserve=self.reserve)
-            if self._ended is not None:
-                self._number(self._ended, ())
-            if self.refused or self.lost:
-                self._write_refusals()
+        if self._ended is not None:
+            self._number(self._ended, ())
+        if self.refused or self.lost:
+            self._write_refusals()
+        if chores:
+            self._run_all(chores)
+
+    def _run_all(self, chores: Sequence[Chore]) -> None:
+        with unobserved():
             for chore in chores:
                 self._run(chore)
-            if chores:
-                # Marks the commit; and SQLite fsyncs nothing for one without a change.
-                self._beats = self.file.beat()
+        # Marks the commit; and SQLite fsyncs nothing for one without a change.
+        self._beats = self.file.beat()
 
     def _was_committed(
         self, entries: Sequence[Entry], chores: Sequence[Chore], before: tuple[Any, ...]

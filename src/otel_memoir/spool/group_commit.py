@@ -44,8 +44,10 @@ class Group(Generic[E]):
 
     def open_gate(self) -> None:
         """Wake the followers: each wakes the next."""
-        with contextlib.suppress(RuntimeError):
+        try:
             self.gate.release()
+        except RuntimeError:  # open already
+            pass
 
     def pass_gate(self, timeout: float) -> None:
         """Wait at the gate, and leave it open for the next."""

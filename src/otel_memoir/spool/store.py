@@ -219,8 +219,7 @@ class Spool:
         committer = self._home.committer
         if committer is None:
             return not entries
-        with unobserved():
-            done = committer(entries)
+        done = committer(entries)
         if done:
             self._committed(entries, committer.reserve)
         return done
