@@ -7,11 +7,18 @@ put RetryInfo (the official exporter reads one), and the response with its parti
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+
+# googleapis-common-protos has no types.
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from otel_memoir.delivery.destination import Destination, user_agent
 from otel_memoir.delivery.judge import judge_failure, judge_grpc
@@ -19,6 +26,11 @@ from otel_memoir.delivery.outcome import FailureKind, Outcome
 from otel_memoir.errors import DeliveryError
 
 _METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+
+# gRPC imports these at its first call, beside which the process may fork (see LazySender).
+for _name in ("grpc._channel", "grpc._utilities", "grpc.experimental"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
 
 # Channels that belong to the parent of this fork child. Closing one there can crash
 # (a gRPC core is not usable on the far side of a fork), and so can collecting it.
@@ -150,12 +162,6 @@ def _read(path: str | None) -> bytes | None:
 
 def _retry_info_s(metadata: Any) -> float | None:
     """Find RetryInfo: in the standard details, or bare as the official exporter reads it."""
-    from google.protobuf.message import DecodeError
-
-    # googleapis-common-protos has no types.
-    from google.rpc.error_details_pb2 import RetryInfo
-    from google.rpc.status_pb2 import Status
-
     info = RetryInfo()
     for key, value in metadata:
         try:

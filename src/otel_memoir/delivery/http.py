@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import io
+import netrc  # noqa: F401 - `requests` imports it at its first request, beside which we may fork
 import os
 import socket
 import ssl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.delivery.outcome import Outcome
@@ -15,12 +16,21 @@ class LazySender:
     that logs would import them again inside the import, which CPython 3.11 answers with
     a ``KeyError`` (seen: the first records of a handler were lost).
 
+    It is made under ``reading``, which a fork waits for: a child that is forked in the
+    middle of an import finds a module half made, or its lock held for ever, and never
+    sends anything (seen: two of three workers of gunicorn with ``--preload``).
+
     Args:
         make: Makes the real sender.
+
+        reading: Gives the lock that a fork waits for; each process has its own.
     """
 
-    def __init__(self, make: Callable[[], Sender]) -> None:
+    def __init__(
+        self, make: Callable[[], Sender], reading: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         self._make = make
+        self._reading = reading
         self._sender: Sender | None = None
 
     def send(
@@ -28,7 +38,8 @@ class LazySender:
     ) -> Outcome:
         """As the real sender."""
         if self._sender is None:
-            self._sender = self._make()
+            with self._reading():
+                self._sender = self._make()
         return self._sender.send(request, headers=headers, timeout=timeout)
 
     def pack(self, request: bytes) -> None:

@@ -104,7 +104,8 @@ class Pipeline:
         sender = self._sender or LazySender(
             lambda: make_sender(
                 resolve_destination(self.settings, self._environ, complain=_complain)
-            )
+            ),
+            lambda: spool.reading,
         )
         courier = Courier(spool, sender, self.settings, make_gap_draft=gap_draft)
         spool.on_accept = courier.wake
