@@ -83,7 +83,8 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 def field(tag: bytes, body: bytes) -> bytes:
     """Encode a field of wire type 2: a string, bytes, or a message."""
-    return tag + varint(len(body)) + body
+    size = len(body)
+    return tag + (VARINTS[size] if size < _TABLE_SIZE else varint(size)) + body
 
 
 def text_field(tag: bytes, text: str | None) -> bytes:
@@ -93,7 +94,11 @@ def text_field(tag: bytes, text: str | None) -> bytes:
         TypeError: It is no string.
         UnicodeEncodeError: It holds a lone surrogate.
     """
-    return field(tag, str.encode(text)) if text else b""
+    if not text:
+        return b""
+    data = str.encode(text)
+    size = len(data)
+    return tag + (VARINTS[size] if size < _TABLE_SIZE else varint(size)) + data
 
 
 def any_value(value: Any, room: int) -> bytes:
@@ -138,8 +143,10 @@ def key_values(tag: bytes, items: Iterable[tuple[Any, Any]], room: int) -> bytes
         else:
             encoder = _ENCODERS.get(type(value), _by_inheritance)
             text = encoder(value, room)
-            inner = varint(len(text))
-            outer = varint(len(head) + 1 + len(inner) + len(text))
+            size = len(text)
+            inner = VARINTS[size] if size < _TABLE_SIZE else varint(size)
+            size += len(head) + 1 + len(inner)
+            outer = VARINTS[size] if size < _TABLE_SIZE else varint(size)
             parts += (tag, outer, head, b"\x12", inner, text)
     return b"".join(parts)
 
@@ -207,7 +214,8 @@ def _bool(value: bool, room: int) -> bytes:
 
 def _text(value: str, room: int) -> bytes:
     data = str.encode(value)
-    return b"\x0a" + varint(len(data)) + data
+    size = len(data)
+    return b"\x0a" + (VARINTS[size] if size < _TABLE_SIZE else varint(size)) + data
 
 
 def _integer(value: int, room: int) -> bytes:
