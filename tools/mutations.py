@@ -86,8 +86,8 @@ MUTATIONS = (
              "    after_in_child=_forget_after_fork,\n", "",
              "tests/test_spool.py -k fork_child_is_a_new_stream"),
     Mutation("fork: without hooks, the pid tells", "spool/store.py",
-             "        if self._pid != os.getpid():\n            self.forget()\n        return",
-             "        return", "tests/test_hosts.py -k hooks"),
+             "        self.check_pid()\n        return self._intake", "        return self._intake",
+             "tests/test_hosts.py -k neither_freed"),
     Mutation("full: delivery gets the ballast", "spool/commit.py",
              "        self._make_room()\n", "", "tests/test_spool_faults.py -k full_disk"),
 )

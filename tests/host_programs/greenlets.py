@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 if sys.argv[1] == "greenlets":
@@ -14,6 +15,7 @@ import threading
 from host_programs.emitting import processor, promise, tell
 
 THREADS, COUNT = 16, 10
+ACCEPTED = re.compile(r"accepted = accepted \+ (\d+)")
 
 
 class Commits:
@@ -24,8 +26,8 @@ class Commits:
         self._records = 0
 
     def note(self, sql: str) -> None:
-        if sql.startswith("INSERT INTO record "):
-            self._records += 1
+        if found := ACCEPTED.search(sql):
+            self._records += int(found.group(1))
         elif sql == "COMMIT" and self._records:
             self.sizes.append(self._records)
             self._records = 0

@@ -185,7 +185,9 @@ class SpoolFile:
 
     def stream(self, number: int) -> Stream:
         """The name of a stream of this file."""
-        found = self.connection.execute(
+        # Not by the writing connection: the courier asks, and a failover closes that one
+        # beside it, which crashes the interpreter (seen).
+        found = self.reader.execute(
             "SELECT stream_id, epoch FROM stream WHERE id = ?", (number,)
         ).fetchone()
         return Stream(*found)

@@ -171,8 +171,7 @@ class Spool:
             interrupted another one of the same thread, which stores the record
             before it returns.
         """
-        if self._pid != os.getpid():
-            self.forget()
+        self.check_pid()
         return self._intake.append(draft)
 
     def uninterrupted(self) -> contextlib.AbstractContextManager[None]:
