@@ -47,7 +47,7 @@ def killing(test: Any) -> Any:
     """What the tests that kill have in common."""
     for mark in (
         pytest.mark.collector, pytest.mark.slow,
-        pytest.mark.timeout(AT_MOST_S + 5 * CALM_TIMEOUT_S),
+        pytest.mark.timeout(3 * AT_MOST_S + 5 * CALM_TIMEOUT_S),
     ):
         test = mark(test)
     return test
@@ -257,13 +257,21 @@ def test_nothing_acknowledged_is_missing_however_often_all_of_them_are_killed(
     ],
     ids=["a-batch-processor", "its-queue-in-memory", "programs-that-acknowledge-from-memory"],
 )
-def test_the_same_loop_goes_red_when_the_gateway_has(
+def test_the_same_loop_goes_red_with(
     title: str, weaker: Mapping[str, Any], otelcol: Path, tmp_path: Path
 ) -> None:
-    """Controls: what was acknowledged from memory dies with it, and the judge sees it."""
-    verdict = verdict_on(title, otelcol, tmp_path, **weaker)
-    assert verdict.missing > 0, verdict
-    assert (verdict.invented, verdict.altered) == (0, 0), verdict
+    """Controls: what was acknowledged from memory dies with it, and the judge sees it.
+
+    Chance decides whether a kill strikes while something is in memory: up to three runs.
+    """
+    for attempt in range(3):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        verdict = verdict_on(title, otelcol, directory, **weaker)
+        assert (verdict.invented, verdict.altered) == (0, 0), verdict
+        if verdict.missing:
+            return
+    pytest.fail(f"three runs with {title}, and nothing is missing")
 
 
 # -- the judge ----------------------------------------------------------------

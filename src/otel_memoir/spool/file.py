@@ -278,9 +278,10 @@ class SpoolFile:
         # Not by the lock: a left file has none any more, and its writer is being closed.
         if self.path == MEMORY:
             return self.connection
-        if self._reader is None:
-            self._reader = open_reader(Path(self.path))
-        return self._reader
+        reader = self._reader  # once: a failover may take it away beside us
+        if reader is None:
+            reader = self._reader = open_reader(Path(self.path))
+        return reader
 
     def rows(self, first_id: int, last_id: int) -> tuple[list[tuple[bytes, bytes]], dict[int, str]]:
         """Read the rows of a range.
