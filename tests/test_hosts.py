@@ -393,22 +393,3 @@ def test_a_fork_child_that_keeps_what_it_inherited_keeps_a_dead_parents_slot(
     """The negative control."""
     _, _, after = outlive("idle", "weaken", collector=collector, tmp_path=tmp_path)
     assert after == [True, False]
-
-
-@pytest.mark.slow
-def test_32_forked_workers_get_their_fair_share_of_the_disk(
-    collector: ScriptedCollector, tmp_path: Path
-) -> None:
-    """None has more than three times the records of another, and each record is accepted."""
-    with hosted(program("forks.py", "competing", "4"), tmp_path, collector.endpoint) as host:
-        assert host.end() == 0, host.complaints
-    counts = {int(number): int(count) for _, number, count in map(str.split, host.told)}
-    print(f"fairness max/min {max(counts.values()) / min(counts.values()):.2f}: {counts}")
-    drain(host.spool, collector.endpoint)
-    assert len(counts) == 32
-    assert max(counts.values()) <= 3 * min(counts.values())
-    emitted = {f"worker {number} {n}" for number, count in counts.items() for n in range(count)}
-    assert emitted - set(names(collector.delivered)) == set()
-    assert_each_process_has_its_own_stream(collector.delivered)
-    assert_accounted(host.spool)
-    assert "locked" not in host.complaints

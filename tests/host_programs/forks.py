@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from host_programs.emitting import emit, processor, promise, provider, tell
+from host_programs.emitting import processor, promise, provider, tell
 from otel_memoir.spool import Spool
 from otel_memoir.spool.alarm import Alarm
 from otel_memoir.spool.directory import SlotLock
@@ -189,35 +188,9 @@ def threading_(_: Flags) -> None:
         thread.join()
 
 
-def competing(flags: Flags) -> None:
-    """32 workers emit as fast as they can, for as many seconds as the flag says."""
-    seconds = float(next(iter(flags)))
-    emit("parent")
-    ready, is_ready = os.pipe()
-    go, gone = os.pipe()
-
-    def work(number: int) -> None:
-        os.close(gone)
-        emit(f"worker {number} 0")
-        os.write(is_ready, b".")
-        os.read(go, 1)
-        end_s, count = time.monotonic() + seconds, 1
-        while time.monotonic() < end_s:
-            emit(f"worker {number} {count}")
-            count += 1
-        tell("worker", number, count)
-
-    workers = [fork(lambda number=number: work(number)) for number in range(WORKERS)]
-    for _ in workers:
-        os.read(ready, 1)
-    os.close(gone)
-    for worker in workers:
-        os.waitpid(worker, 0)
-
-
 SCENARIOS = {
     work.__name__.strip("_"): work
-    for work in (importing, inheriting, leaving, outliving, nesting, dying, threading_, competing)
+    for work in (importing, inheriting, leaving, outliving, nesting, dying, threading_)
 }
 
 if __name__ == "__main__":
