@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/otel-memoir demo
 
-test: $(READY) system lint collector
+test: $(READY) $(VENV)/.uwsgi system lint collector
 	$(BIN)/python -m pytest -q
 	$(BIN)/python tools/matrix.py
 
@@ -45,6 +45,12 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install -q -e . --group dev
+	touch $@
+
+# It is compiled when it is installed, so a machine without a C compiler goes without it.
+$(VENV)/.uwsgi: $(READY)
+	$(BIN)/python -m pip install -q uwsgi >/dev/null 2>&1 \
+	  || echo "uWSGI could not be built (a C compiler is needed): its two tests are skipped"
 	touch $@
 
 clean:

@@ -19,7 +19,8 @@ OLDEST_SDK = ("opentelemetry-sdk==1.40.0", "opentelemetry-api==1.40.0",
               "opentelemetry-exporter-otlp==1.40.0", "opentelemetry-proto==1.40.0")
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "cryptography")
 QUICK = "not slow and not collector and not newest"
-FILES = ("spool", "group_commit", "courier", "encoding", "request", "outcome", "backoff", "house")
+FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
+         "outcome", "backoff", "house")
 
 
 def interpreter(version: str) -> str | None:
