@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from host_programs.emitting import processor, promise, provider, tell
+from otel_memoir.delivery import planner
 from otel_memoir.spool import Spool
 from otel_memoir.spool.alarm import Alarm
-from otel_memoir.spool.directory import SlotLock
+from otel_memoir.spool.directory import SlotLock, is_held, slots
 
 DELIVERED_S = 30.0
 WORKERS = 32
@@ -188,9 +190,23 @@ def threading_(_: Flags) -> None:
         thread.join()
 
 
+def littering(flags: Flags) -> None:
+    """24 children, one after the other, emit and die; nothing can be delivered."""
+    if "weaken" in flags:
+        planner._ADOPTED_MAX = 1000
+    promise("parent")
+    directory = Path(processor.status().path).parent
+    pause = threading.Event()
+    for number in range(24):
+        os.waitpid(fork(lambda number=number: promise(f"child {number}")), 0)
+        while sum(map(is_held, slots(directory))) < min(number + 2, 1 + planner._ADOPTED_MAX):
+            pause.wait(0.01)
+    os._exit(0)
+
+
 SCENARIOS = {
     work.__name__.strip("_"): work
-    for work in (importing, inheriting, leaving, outliving, nesting, dying, threading_)
+    for work in (importing, inheriting, leaving, outliving, nesting, dying, threading_, littering)
 }
 
 if __name__ == "__main__":

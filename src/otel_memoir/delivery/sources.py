@@ -135,11 +135,13 @@ class Adoption:
         self._wall_ns = wall_ns
         self._seen: dict[int, tuple[float, ...]] = {}
 
-    def look(self) -> list[AdoptedSource]:
-        """Adopt what there is to adopt; each file goes to exactly one process."""
+    def look(self, *, most: int) -> list[AdoptedSource]:
+        """Adopt at most so many files; each goes to exactly one process."""
         self._salvage()
-        found = []
+        found: list[AdoptedSource] = []
         for slot in slots(self._directory):
+            if len(found) == most:
+                break
             mark = _mark(slot)
             if self._seen.get(slot.number) == mark:
                 continue
