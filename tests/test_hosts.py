@@ -283,6 +283,14 @@ def test_forks_of_forks_and_forks_among_emitting_threads_are_streams_of_their_ow
     assert_accounted(host.spool)
 
 
+def test_a_fork_child_that_emitted_nothing_does_not_count_its_parents_records_as_its_own(
+    collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """It has no file yet, and must not look into that of its parent."""
+    host = run_fork("counting", collector=collector, tmp_path=tmp_path)
+    assert host.told[-1] == "accepted 0"
+
+
 def test_what_a_zombie_left_is_delivered_before_it_is_reaped(
     collector: ScriptedCollector, tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ from otel_memoir.spool.alarm import Alarm
 from otel_memoir.spool.directory import SlotLock, is_held, slots
 
 DELIVERED_S = 30.0
-WORKERS = 32
 
 Flags = Collection[str]
 
@@ -163,6 +162,13 @@ def nesting(_: Flags) -> None:
     promise("parent after")
 
 
+def counting(_: Flags) -> None:
+    """A child that has emitted nothing asks for its numbers."""
+    promise("parent")
+    processor.status()
+    os.waitpid(fork(lambda: tell("accepted", processor.status().totals.accepted)), 0)
+
+
 def dying(_: Flags) -> None:
     """A child that is dead and stays a zombie until our standard input ends."""
     promise("parent")
@@ -206,7 +212,8 @@ def littering(flags: Flags) -> None:
 
 SCENARIOS = {
     work.__name__.strip("_"): work
-    for work in (importing, inheriting, leaving, outliving, nesting, dying, threading_, littering)
+    for work in (importing, inheriting, leaving, outliving, nesting, counting, dying,
+                 threading_, littering)
 }
 
 if __name__ == "__main__":

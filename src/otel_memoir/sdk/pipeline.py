@@ -109,7 +109,12 @@ class Pipeline:
         )
         courier = Courier(spool, sender, self.settings, make_gap_draft=gap_draft)
         spool.on_accept = courier.wake
-        spool.on_forget = courier.forget
+
+        def forget() -> None:
+            self._slot = None  # it is the parent's
+            courier.forget()
+
+        spool.on_forget = forget
         mine = _Parts(spool, courier)
         parts = self._made.setdefault("parts", mine)
         if parts is mine:
@@ -143,6 +148,7 @@ class Pipeline:
         parts = self._made.get("parts")
         if parts is None:
             return SpoolStatus(name="", path="", alive=False)
+        parts.spool.check_pid()
         with parts.spool.reading:
             return self._status(parts)
 
