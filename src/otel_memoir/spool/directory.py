@@ -25,6 +25,7 @@ from otel_memoir.errors import SpoolError
 
 _SLOT_NAME = re.compile(r"memoir-(\d{4,})\.db")
 _BROKEN_NAME = re.compile(r"(broken|salvaged)-\d{4,}-\d+\.db")
+_OUR_NAME = re.compile(r"\.?(memoir|broken|salvaged)-\d")
 _SLOTS_MAX = 9999
 
 # SQLite's write-ahead log needs shared memory, which these do not give.
@@ -141,8 +142,13 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
             "use spool directory", target=path, cause="it is not a writable directory",
             hint="Set MEMOIR_SPOOL_DIR to a writable directory on a local disk.",
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        path.chmod(0o700)
+    if found.st_mode & stat.S_ISVTX:
+        raise SpoolError(
+            "use spool directory", target=path, cause="it is a shared temporary directory",
+            hint="Set MEMOIR_SPOOL_DIR to a directory of its own, on a disk that stays.",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077 and all(map(_OUR_NAME.match, os.listdir(path))):
+        path.chmod(0o700)  # never a directory that others use too: /, /var/lib, a home
 
 
 def make_durable_directory(path: Path) -> None:
