@@ -28,6 +28,9 @@ _BROKEN_NAME = re.compile(r"(broken|salvaged)-\d{4,}-\d+\.db")
 _OUR_NAME = re.compile(r"\.?(memoir|broken|salvaged)-\d")
 _SLOTS_MAX = 9999
 
+# One lock file that another user left, or that is none, is no reason to give up all slots.
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+
 # SQLite's write-ahead log needs shared memory, which these do not give.
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs", "afs"}
@@ -291,14 +294,20 @@ def take_slot(directory: Path, *, avoid: frozenset[int] = frozenset()) -> SlotLo
     Raises:
         SpoolError: There is no slot to be had.
     """
+    last: OSError | None = None
     taken = {slot.number for slot in slots(directory)}
     for number in [*sorted(taken), *range(1, _SLOTS_MAX + 1)]:
         if number in avoid:
             continue
-        held = try_lock(Slot(directory, number))
+        try:
+            held = try_lock(Slot(directory, number))
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+            held, last = None, error
         if held is not None:
             return held
     raise SpoolError(
-        "take a slot in", target=directory, cause=f"all {_SLOTS_MAX} are in use",
+        "take a slot in", target=directory, cause=last or f"all {_SLOTS_MAX} are in use",
         hint="Give each service its own spool directory.",
     )
