@@ -56,9 +56,13 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="memoir-writer", daemon=True)
-        self._thread.start()
+        """Start the thread, where one can be started: else ``flush`` and the end do its work."""
+        thread = threading.Thread(target=self._run, name="memoir-writer", daemon=True)
+        try:
+            thread.start()
+            self._thread = thread
+        except RuntimeError as error:  # too many threads, or the interpreter ends (3.12)
+            complaints.say("writer", f"the writer thread cannot be started: {error}")
 
     def stop(self, timeout: float) -> None:
         """End the thread; wait for it at most ``timeout`` seconds."""
