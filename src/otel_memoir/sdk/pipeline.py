@@ -88,7 +88,7 @@ class Pipeline:
         encoded = encode_record(record)
         draft = Draft(
             encoded.envelope, encoded.payload, encoded.severity, new_uid(),
-            bool(record.log_record.timestamp),
+            _is_timed(record.log_record),
         )
         return parts.spool.append(draft)
 
@@ -212,14 +212,30 @@ def spool_directory(settings: Settings, resource: Any = None) -> Path:
     """Where the spool files are: the explicit directory, else one for the service.
 
     The default is ``$XDG_STATE_HOME`` or ``~/.local/state`` (XDG Base Directory
-    Specification), then ``otel-memoir``, then the service name.
+    Specification), then ``otel-memoir``, then the service name. Absolute: the process may
+    change its working directory later.
     """
     if settings.spool_dir:
-        return Path(settings.spool_dir).expanduser()
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return Path(os.path.expanduser(settings.spool_dir)).absolute()
+    base = os.environ.get("XDG_STATE_HOME") or str(_home() / ".local" / "state")
     service = resource.attributes.get("service.name", "") if resource is not None else ""
     name = re.sub(r"[^\w.-]+", "_", str(service) or "unknown_service").strip(".") or "_"
-    return Path(base) / "otel-memoir" / name[:100]
+    return Path(base).absolute() / "otel-memoir" / name[:100]
+
+
+def _home() -> Path:
+    """The user's directory; one that cannot be made, where a container's user has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
+
+
+def _is_timed(log: Any) -> bool:
+    try:
+        return bool(log.timestamp)
+    except Exception:  # a method of the application's own object may raise anything
+        return False
 
 
 def _complain(sentence: str) -> None:
