@@ -173,11 +173,13 @@ class Adoption:
         """Give a drained file back, for a new process to write to."""
         lock = source.file.lock
         try:
-            source.file.close()
+            source.file.close_connections()
         except StorageError as error:
             complaints.say("release", f"cannot close {source.file.path}: {error}")
         if lock is not None:
+            # While it is ours: what another writes from now on is news.
             self._seen[lock.slot.number] = _mark(lock.slot)
+            lock.release()
 
     def _try(self, slot: Slot) -> AdoptedSource | None:
         try:
@@ -195,6 +197,8 @@ class Adoption:
                 move_aside(lock, error, self._wall_ns)
             else:
                 complaints.say("adopt", f"cannot adopt {slot.database}: {error}")
+            if isinstance(error, SpoolError):
+                # Not ours, or newer. What a full disk or a lack of descriptors did passes.
                 self._seen[slot.number] = _mark(slot)
             lock.release()
             return None
