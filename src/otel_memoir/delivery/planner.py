@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from otel_memoir.delivery.partial import RETRY_AFTER_MAX_S
 from otel_memoir.delivery.sources import AdoptedSource, Adoption, OwnSource, Source
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Spool, ledger
@@ -16,6 +17,9 @@ _ADOPTED_MAX = 16
 """How many files of dead processes one courier holds at a time. What it does not hold, the
 next process takes for its own. Without a bound, 60 short-lived children beside one process
 that could not deliver left 61 files (2.3 MB each) and 300 open descriptors."""
+
+_JUMP_S = 1.0
+"""More than this is a step (or a suspend): slewing moves both clocks alike."""
 
 
 class Planner:
@@ -51,6 +55,8 @@ class Planner:
         self.filling: int | None = None
         """The open batch, if our own file has nothing else to send and it may still fill up."""
         self._began_s = monotonic_s()
+        self._offset_s = wall_ns() / 1e9 - self._began_s
+        self._longest_wait_ns = int((settings.backoff_max_s + RETRY_AFTER_MAX_S) * 1e9)
         self._served: Source | None = None
         self._in_a_row = 0
 
@@ -133,7 +139,7 @@ class Planner:
 
         def due(lane: str) -> list[Batch]:
             tried = ledger.waiting(source.file.reader, lane=lane)
-            return [b for b in tried if b.next_attempt_unix_ns <= now_ns and b.number != skip]
+            return [b for b in tried if self._is_due(b, now_ns) and b.number != skip]
 
         candidates = due("main")[:2]
         if len(candidates) < 2 and (fresh := found or self._fresh(source, hurry=hurry)):
@@ -145,17 +151,31 @@ class Planner:
             return candidates[1]
         return next(iter(candidates or due("side")), None)
 
+    def _is_due(self, batch: Batch, now_ns: int) -> bool:
+        """Whether a batch may be tried; one that waits for too long met a clock that jumped."""
+        wait_ns = batch.next_attempt_unix_ns - now_ns
+        return not 0 < wait_ns <= self._longest_wait_ns
+
     def is_expired(self, source: Source, batch: Batch) -> bool:
         """Whether a batch waited longer than ``expire_after_s``, by both clocks.
 
         A wall clock that jumped must not expire anything, so this courier has to have
-        tried for as long as well.
+        tried for as long as well, since the last jump.
         """
         limit_s = self._settings.expire_after_s
-        if limit_s is None or self._monotonic_s() - self._began_s < limit_s:
+        if limit_s is None or self._tried_s() < limit_s:
             return False
         accepted_ns = ledger.youngest_unix_ns(source.file.reader, batch)
         return (self._wall_ns() - accepted_ns) / 1e9 > limit_s
+
+    def _tried_s(self) -> float:
+        """How long this courier has tried with a wall clock that ran as time does."""
+        now_s = self._monotonic_s()
+        offset_s = self._wall_ns() / 1e9 - now_s
+        if abs(offset_s - self._offset_s) > _JUMP_S:
+            self._began_s = now_s
+        self._offset_s = offset_s
+        return now_s - self._began_s
 
     def _fresh(self, source: Source, *, hurry: bool) -> Batch | None:
         """The next rows that were never sent, unless their batch should fill up first."""
