@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry._logs import LogRecord
 
+from otel_memoir import DurableLogRecordProcessor
+from otel_memoir.delivery import sources
+from otel_memoir.delivery.planner import Planner
+from otel_memoir.delivery.sources import Adoption, Source
 from otel_memoir.errors import SpoolError
-from otel_memoir.spool.directory import prepare_directory
+from otel_memoir.sdk.pipeline import spool_directory
+from otel_memoir.settings import Settings
+from otel_memoir.spool import Batch, Draft, Spool, Stream, ledger
+from otel_memoir.spool.directory import SlotLock, prepare_directory
+from otel_memoir.spool.file import SpoolFile
+from otel_memoir.testing import FakeClock, ScriptedCollector
+from socket_programs.wiring import Agent, agent, numbers
+from spool_helpers import names_in, open_spool, store
+
+
+@pytest.fixture
+def collector() -> Iterator[ScriptedCollector]:
+    with ScriptedCollector() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def closing_spool(directory: Path, **given: Any) -> Iterator[Spool]:
+    spool = open_spool(directory, **given)
+    try:
+        yield spool
+    finally:
+        spool.close(5.0)
+
+
+def stamp_time(clock: FakeClock) -> Callable[[Stream], Callable[[Draft, int], tuple[bytes, int]]]:
+    return lambda stream: lambda draft, sequence: (b"", clock.wall_ns())
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def mode_of(path: Path) -> int:
@@ -39,3 +84,168 @@ def test_a_directory_with_nothing_but_our_files_is_closed_to_others(tmp_path: Pa
     (own / "memoir-0001.db").touch()
     prepare_directory(own)
     assert mode_of(own) == 0o700
+
+
+# -- settling in --------------------------------------------------------------
+
+
+def test_a_lock_file_that_cannot_be_opened_costs_one_slot_and_not_all(tmp_path: Path) -> None:
+    (tmp_path / "memoir-0001.lock").mkdir()
+    with closing_spool(tmp_path) as spool:
+        store(spool, "first")
+        assert spool.is_on_disk
+        assert names_in(tmp_path) == {"first"}
+
+
+def test_a_record_is_stored_though_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with closing_spool(tmp_path) as spool:
+        store(spool, "first")
+        assert names_in(tmp_path) == {"first"}
+
+
+def test_a_user_without_a_home_has_a_spool_in_memory_and_each_record_is_counted(
+    monkeypatch: pytest.MonkeyPatch, collector: ScriptedCollector
+) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    made = Agent(DurableLogRecordProcessor(endpoint=collector.endpoint, environ={}))
+    made.emit(3)
+    assert made.totals.accepted == 3
+    made.provider.shutdown()
+    assert numbers(collector.delivered) == [0, 1, 2]
+
+
+def test_a_relative_spool_directory_stays_where_it_was_when_the_process_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = spool_directory(Settings(spool_dir="spool"))
+    monkeypatch.chdir("/")
+    assert directory.absolute() == tmp_path / "spool"
+
+
+def test_a_time_that_cannot_be_asked_does_not_cost_the_record(
+    tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    class Time:
+        def __bool__(self) -> bool:
+            raise ValueError("no truth in it")
+
+    with agent(tmp_path, collector.endpoint) as it:
+        record = LogRecord(body="hello", attributes={"number": 0})
+        record.timestamp = Time()  # type: ignore[assignment]  # that is the point
+        it.logger.emit(record)
+        assert it.totals.accepted == 1
+
+
+# -- files of dead processes --------------------------------------------------
+
+
+def left_behind(directory: Path) -> None:
+    """A file with three records of a process that died."""
+    with closing_spool(directory) as spool:
+        for number in range(3):
+            store(spool, f"{number}")
+
+
+def test_a_file_that_could_not_be_opened_just_now_is_adopted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full, or the process had no descriptor left."""
+    left_behind(tmp_path)
+    adoption = Adoption(tmp_path, wall_ns=time.time_ns)
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "open_held", raising(sqlite3.OperationalError("unable to open")))
+        assert adoption.look() == []
+    (found,) = adoption.look()
+    adoption.release(found)
+
+
+def test_what_another_process_writes_right_after_a_file_was_released_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_behind(tmp_path)
+    adoption = Adoption(tmp_path, wall_ns=time.time_ns)
+    (found,) = adoption.look()
+    release = SlotLock.release
+
+    def release_to_another(lock: SlotLock) -> None:
+        release(lock)
+        monkeypatch.setattr(SlotLock, "release", release)
+        left_behind(tmp_path)
+
+    monkeypatch.setattr(SlotLock, "release", release_to_another)
+    adoption.release(found)
+    (again,) = adoption.look()
+    adoption.release(again)
+
+
+# -- clocks that jump ---------------------------------------------------------
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Iterator[tuple[Spool, Planner, FakeClock]]:
+    """A spool whose records expire after an hour, and its planner."""
+    clock = FakeClock()
+    settings = Settings(expire_after_s=3600.0, disk_free_bytes_min=0)
+    clocks = {"wall_ns": clock.wall_ns, "monotonic_s": clock.monotonic_s}
+    spool = Spool(settings, directory=tmp_path, make_stamper=stamp_time(clock), **clocks)
+    try:
+        yield spool, Planner(spool, settings, **clocks), clock
+    finally:
+        spool.close(5.0)
+
+
+def the_batch(planner: Planner, source: Source) -> Batch:
+    batch = planner.next_batch(source, skip=None, hurry=True)
+    assert batch is not None
+    return batch
+
+
+def test_a_clock_that_jumps_expires_nothing_however_long_the_process_has_run(
+    planned: tuple[Spool, Planner, FakeClock]
+) -> None:
+    spool, planner, clock = planned
+    clock.advance(7200.0)
+    store(spool, "young")
+    (source,) = planner.sources()
+    batch = the_batch(planner, source)
+    clock.jump(10 * 365 * 86400.0)
+    assert not planner.is_expired(source, batch)
+    clock.advance(3700.0)
+    assert planner.is_expired(source, batch)
+
+
+def test_a_batch_that_was_put_off_by_a_clock_ahead_of_time_is_tried_once_it_is_set_right(
+    planned: tuple[Spool, Planner, FakeClock]
+) -> None:
+    spool, planner, clock = planned
+    store(spool, "first")
+    (source,) = planner.sources()
+    batch = the_batch(planner, source)
+
+    def put_off(seconds: float) -> None:
+        until_ns = clock.wall_ns() + int(seconds * 1e9)
+
+        def write(file: SpoolFile) -> None:
+            file.connection.execute("DELETE FROM batch")
+            ledger.open_batch(
+                file.connection, dataclasses.replace(batch, next_attempt_unix_ns=until_ns)
+            )
+            file.ledgered_id = batch.last_id
+
+        source.perform(write)
+
+    put_off(50.0)
+    assert planner.next_batch(source, skip=None, hurry=True) is None
+    put_off(10 * 365 * 86400.0)
+    assert the_batch(planner, source).number == batch.number
