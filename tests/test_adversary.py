@@ -18,7 +18,7 @@ from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery import sources
 from otel_memoir.delivery.planner import Planner
 from otel_memoir.delivery.sources import Adoption, Source
-from otel_memoir.errors import SpoolError
+from otel_memoir.errors import SettingsError, SpoolError
 from otel_memoir.sdk.pipeline import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Draft, Spool, Stream, ledger
@@ -249,3 +249,25 @@ def test_a_batch_that_was_put_off_by_a_clock_ahead_of_time_is_tried_once_it_is_s
     assert planner.next_batch(source, skip=None, hurry=True) is None
     put_off(10 * 365 * 86400.0)
     assert the_batch(planner, source).number == batch.number
+
+
+# -- settings -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"emit_timeout_s": float("inf")}, {"batch_delay_s": 1e12}, {"backoff_max_s": 1e300},
+        {"request_timeout_s": float("inf")}, {"request_records_max": 2**63},
+        {"retain_bytes_max": 2**63},
+    ],
+)
+def test_a_number_that_the_system_cannot_take_is_refused_at_once(given: dict[str, Any]) -> None:
+    """A wait of 1e12 s ended the writer thread; 2**63 records a request delivered nothing."""
+    with pytest.raises(SettingsError, match="at most"):
+        Settings(**given)
+    said: list[str] = []
+    (name,) = given
+    loaded = Settings.load(environ={}, complain=said.append, **given)
+    assert getattr(loaded, name) == getattr(Settings(), name)
+    assert len(said) == 1

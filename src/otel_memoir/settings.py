@@ -22,6 +22,9 @@ from otel_memoir.errors import SettingsError
 Durability = Literal["power", "process", "batch"]
 Protocol = Literal["http/protobuf", "grpc"]
 
+# What a wait, a LIMIT or a time on disk can be told: above it, C says no at a bad moment.
+_MOST = {"s": 1e9, "bytes": 2**50, "": 2**31}
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -189,7 +192,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, field in self.__dataclass_fields__.items():
-            _check(name, getattr(self, name), field.metadata["least"], _hints()[name])
+            _check(name, getattr(self, name), field.metadata, _hints()[name])
 
     @classmethod
     def load(
@@ -288,18 +291,21 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _check(name: str, value: Any, least: float | None, hint: Any) -> None:
+def _check(name: str, value: Any, field: Mapping[str, Any], hint: Any) -> None:
     allowed = [v for kind in _kinds(hint) for v in _choices(kind)]
     if allowed and value is not None and value not in allowed:
         raise SettingsError(
             "use setting", target=name, cause=f"{value!r} is not one of {allowed}",
             hint="Choose one of them.",
         )
+    least, most = field["least"], _MOST.get(field["unit"], 0)
     if least is None or value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        wanted = f"at least {least:g}" if not is_number or not value > most else f"at most {most:g}"
         raise SettingsError(
-            "use setting", target=name, cause=f"{value!r} is not a number of at least {least:g}",
+            "use setting", target=name, cause=f"{value!r} is not a number of {wanted}",
             hint=f"See {name!r} in docs/settings.md.",
         )
 

@@ -236,7 +236,7 @@ def _compression(look: _Look) -> str:
 def _timeout_s(look: _Look) -> float:
     """In seconds, as in all of OpenTelemetry Python (the specification has milliseconds)."""
     if look.settings.request_timeout_s is not None:
-        return look.settings.request_timeout_s
+        return min(look.settings.request_timeout_s, TIMEOUT_MAX_S)
     said = look.env("TIMEOUT")
     try:
         timeout_s = float(said) if said else DEFAULT_TIMEOUT_S
