@@ -26,7 +26,8 @@ from otel_memoir.spool.directory import SlotLock, prepare_directory
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.testing import FakeClock, ScriptedCollector
 from socket_programs.wiring import Agent, agent, numbers
-from spool_helpers import names_in, open_spool, store
+from spool_helpers import names_in, open_spool, problems_of, store, totals_of
+from trouble import until
 
 
 @pytest.fixture
@@ -165,8 +166,8 @@ def test_a_file_that_could_not_be_opened_just_now_is_adopted_later(
     adoption = Adoption(tmp_path, wall_ns=time.time_ns)
     with monkeypatch.context() as patched:
         patched.setattr(sources, "open_held", raising(sqlite3.OperationalError("unable to open")))
-        assert adoption.look() == []
-    (found,) = adoption.look()
+        assert adoption.look(most=9) == []
+    (found,) = adoption.look(most=9)
     adoption.release(found)
 
 
@@ -175,7 +176,7 @@ def test_what_another_process_writes_right_after_a_file_was_released_is_seen(
 ) -> None:
     left_behind(tmp_path)
     adoption = Adoption(tmp_path, wall_ns=time.time_ns)
-    (found,) = adoption.look()
+    (found,) = adoption.look(most=9)
     release = SlotLock.release
 
     def release_to_another(lock: SlotLock) -> None:
@@ -185,7 +186,7 @@ def test_what_another_process_writes_right_after_a_file_was_released_is_seen(
 
     monkeypatch.setattr(SlotLock, "release", release_to_another)
     adoption.release(found)
-    (again,) = adoption.look()
+    (again,) = adoption.look(most=9)
     adoption.release(again)
 
 
@@ -271,3 +272,46 @@ def test_a_number_that_the_system_cannot_take_is_refused_at_once(given: dict[str
     loaded = Settings.load(environ={}, complain=said.append, **given)
     assert getattr(loaded, name) == getattr(Settings(), name)
     assert len(said) == 1
+
+
+# -- files removed while in use -----------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".lock", ".db-wal"])
+def test_a_process_goes_on_in_another_file_when_somebody_removes_the_lock_or_the_log(
+    tmp_path: Path, ending: str
+) -> None:
+    """As tmpfiles.d does to old ones. A second writer would come, or a kill lose the log."""
+    with closing_spool(tmp_path) as spool:
+        store(spool, "before")
+        (tmp_path / f"memoir-0001{ending}").unlink()
+        assert until(lambda: spool.file is not None and spool.file.name == "memoir-0002")
+        store(spool, "after")
+        assert names_in(tmp_path) == {"before", "after"}
+    assert problems_of(tmp_path) == []
+    assert totals_of(tmp_path).accepted == 2
+
+
+def test_a_process_does_not_adopt_its_own_file_when_the_lock_is_gone(tmp_path: Path) -> None:
+    with closing_spool(tmp_path) as spool:
+        store(spool, "own")
+        (tmp_path / "memoir-0001.lock").unlink()
+        assert Adoption(tmp_path, wall_ns=time.time_ns).look(most=9, own="memoir-0001") == []
+
+
+def test_an_emit_goes_on_in_another_file_when_a_second_writer_took_its_number(
+    tmp_path: Path,
+) -> None:
+    with closing_spool(tmp_path) as spool:
+        store(spool, "own")
+        path = tmp_path / "memoir-0001.db"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as second:
+            second.execute(
+                "INSERT INTO record SELECT id + 1, stream, sequence + 1, batch, envelope, severity,"
+                " accepted_unix_ns, size, packed, crc, payload FROM record"
+            )
+        ticket = store(spool, "next")
+        assert ticket.stored
+        assert ticket.sequence == 2
+        assert spool.file is not None
+        assert spool.file.name == "memoir-0002"

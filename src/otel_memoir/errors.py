@@ -4,7 +4,8 @@
     ├── SettingsError      (also a ValueError)   a setting cannot be used
     ├── SpoolError                               a spool file or directory cannot be used
     │   ├── SpoolRefusedError                    a record was not accepted
-    │   └── SpoolCorruptError                    a file does not hold what was written to it
+    │   ├── SpoolCorruptError                    a file does not hold what was written to it
+    │   └── SpoolRemovedError                    a file in use was removed
     └── DeliveryError                            a destination cannot be used
 
 Each error names the operation that failed, the object it failed on, the cause,
@@ -61,6 +62,10 @@ class SpoolRefusedError(SpoolError):
 
 class SpoolCorruptError(SpoolError):
     """A file, or a row of it, does not hold what was written to it."""
+
+
+class SpoolRemovedError(SpoolError):
+    """A file that is in use was removed or replaced under its name."""
 
 
 class DeliveryError(MemoirError):

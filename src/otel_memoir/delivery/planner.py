@@ -83,7 +83,8 @@ class Planner:
         now_s = self._monotonic_s()
         room = _ADOPTED_MAX - len(self._adopted)
         if room > 0 and now_s >= self._next_look_s:
-            self._adopted += self._adoption.look(most=room)
+            own = self._spool.file.name if self._spool.file else ""
+            self._adopted += self._adoption.look(most=room, own=own)
             self._next_look_s = now_s + self._settings.adoption_interval_s
 
     def let_go(self) -> None:

@@ -135,15 +135,21 @@ class Adoption:
         self._wall_ns = wall_ns
         self._seen: dict[int, tuple[float, ...]] = {}
 
-    def look(self, *, most: int) -> list[AdoptedSource]:
-        """Adopt at most so many files; each goes to exactly one process."""
+    def look(self, *, most: int, own: str = "") -> list[AdoptedSource]:
+        """Adopt at most so many files; each goes to exactly one process.
+
+        Args:
+            most: How many.
+
+            own: The slot that this process writes, which is not free even if its lock is gone.
+        """
         self._salvage()
         found: list[AdoptedSource] = []
         for slot in slots(self._directory):
             if len(found) == most:
                 break
             mark = _mark(slot)
-            if self._seen.get(slot.number) == mark:
+            if slot.name == own or self._seen.get(slot.number) == mark:
                 continue
             source = self._try(slot)
             if source is not None:

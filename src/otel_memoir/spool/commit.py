@@ -287,7 +287,8 @@ class Committer:
     ) -> bool:
         if is_disk_full(error):
             return self._disk_is_full(entries, chores, error)
-        if is_io_error(error) or is_corrupt(error):
+        # A number that is taken: somebody else writes to this file, whatever the lock says.
+        if is_io_error(error) or is_corrupt(error) or isinstance(error, sqlite3.IntegrityError):
             return self._leave_file(entries, chores, error)
         self.chores.extendleft(chore for chore in reversed(chores) if not chore.done)
         complaints.say("commit", f"cannot write to {self.file.path}: {error}; will try again")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from otel_memoir.errors import SpoolCorruptError, SpoolError
+from otel_memoir.errors import SpoolCorruptError, SpoolError, SpoolRemovedError
 
 MEMORY = ":memory:"
 
@@ -133,7 +133,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 def is_io_error(error: BaseException) -> bool:
     """Whether the disk failed under SQLite. After it a commit may or may not be durable."""
-    return isinstance(error, sqlite3.OperationalError) and "disk I/O error" in str(error)
+    failed = isinstance(error, sqlite3.OperationalError) and "disk I/O error" in str(error)
+    return failed or isinstance(error, SpoolRemovedError)
 
 
 def is_corrupt(error: BaseException) -> bool:

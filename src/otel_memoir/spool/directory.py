@@ -78,6 +78,16 @@ class SlotLock:
         self.slot = slot
         self._descriptor: int | None = descriptor
 
+    def is_in_place(self) -> bool:
+        """Whether the lock file is still the one that others would lock."""
+        if self._descriptor is None:
+            return False
+        try:
+            found = os.stat(self.slot.lock_file)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
+
     def lives(self) -> int:
         """How many lives the slot's stream had, as far as the lock file knows."""
         text = os.pread(self._descriptor, 20, 0) if self._descriptor is not None else b""

@@ -72,6 +72,7 @@ class SpoolFile:
     def _prepare(self) -> None:
         if self.lock is not None:
             os.chmod(self.path, 0o600)
+        self._found_at = schema.birthmark(self.path)
         schema.prepare(self.connection, self.path)
         if self.lock is not None:
             sync_directory(self.lock.slot.directory)
@@ -317,6 +318,16 @@ class SpoolFile:
         """The newest envelope: what the writer of this file last called itself."""
         row = self.reader.execute("SELECT bytes FROM envelope ORDER BY id DESC LIMIT 1").fetchone()
         return bytes(row[0]) if row else None
+
+    def removed(self) -> str:
+        """Which of its files somebody removed or replaced while it is in use; or none."""
+        if self.lock is None:
+            return ""
+        if schema.birthmark(self.path) != self._found_at:
+            return str(self.path)
+        if not os.path.exists(f"{self.path}-wal"):
+            return f"{self.path}-wal"
+        return "" if self.lock.is_in_place() else str(self.lock.slot.lock_file)
 
     # -- the end --------------------------------------------------------------
 

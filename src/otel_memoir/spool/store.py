@@ -119,7 +119,7 @@ class Spool:
         )
         self._writer = Writer(
             self._home, self._chores, self._commits, self._intake.nesting, self.settings,
-            on_written=self._accepted,
+            leave_file=self.leave_file, on_written=self._accepted,
         )
         self._last_append_s = float("-inf")
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from otel_memoir.diagnostics import complaints, unobserved
+from otel_memoir.errors import SpoolRemovedError
 from otel_memoir.settings import Settings
 from otel_memoir.spool.alarm import Alarm
 from otel_memoir.spool.chores import Chores
@@ -32,6 +33,8 @@ class Writer:
 
         settings: The settings.
 
+        leave_file: Goes on in another file.
+
         on_written: Called after each round.
     """
 
@@ -43,6 +46,7 @@ class Writer:
         nesting: Nesting[Draft],
         settings: Settings,
         *,
+        leave_file: Callable[[Exception], None],
         on_written: Callable[[], None],
     ) -> None:
         self.alarm = Alarm()
@@ -51,6 +55,7 @@ class Writer:
         self._commits = commits
         self._nesting = nesting
         self._settings = settings
+        self._leave_file = leave_file
         self._on_written = on_written
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,6 +106,10 @@ class Writer:
         self._on_written()
 
     def _keep_up(self, upkeep: Upkeep) -> None:
+        file = self._home.file
+        if file is not None and (removed := file.removed()):
+            self._on_removed(removed, is_lost=removed == str(file.path))
+        upkeep = self._home.upkeep or upkeep
         upkeep.refresh()
         while not self._stopping.is_set() and self._chores.perform(upkeep.step):
             pass
@@ -108,3 +117,13 @@ class Writer:
             with self._commits.committing(1.0) as held:
                 if held and self._home.file is not None:
                     self._home.file.truncate_log()
+
+    def _on_removed(self, name: str, *, is_lost: bool) -> None:
+        """A lock that is gone lets a second writer in; a log that is gone is lost with us."""
+        if is_lost:
+            complaints.say(
+                "removed", f"{name} was removed while in use: what it holds is delivered as long "
+                "as this process lives, and is not durable. Restart it.",
+            )
+            return
+        self._leave_file(SpoolRemovedError("write", target=name, cause="it was removed"))
