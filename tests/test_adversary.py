@@ -26,8 +26,18 @@ from otel_memoir.spool.directory import SlotLock, prepare_directory
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.testing import FakeClock, ScriptedCollector
 from socket_programs.wiring import Agent, agent, numbers
-from spool_helpers import names_in, open_spool, problems_of, store, totals_of
+from spool_helpers import (
+    io_error,
+    make_faulty,
+    names_in,
+    open_spool,
+    problems_of,
+    store,
+    totals_of,
+)
 from trouble import until
+
+TIMEOUT_S = 15.0
 
 
 @pytest.fixture
@@ -315,3 +325,23 @@ def test_an_emit_goes_on_in_another_file_when_a_second_writer_took_its_number(
         assert ticket.sequence == 2
         assert spool.file is not None
         assert spool.file.name == "memoir-0002"
+
+
+# -- failover -----------------------------------------------------------------
+
+
+def test_what_a_failed_file_may_have_lost_is_delivered_though_older_slots_are_free(
+    tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    """Its batch has a number that the ledger of a slot with a past has too."""
+    with agent(tmp_path, collector.endpoint) as one, agent(tmp_path, collector.endpoint) as two:
+        for past in (one, two, two, two, two, two):
+            past.emit(1)
+            assert past.processor.wait_delivered(TIMEOUT_S)
+    with agent(tmp_path, collector.endpoint) as it:
+        it.emit(1)
+        assert it.processor.wait_delivered(TIMEOUT_S)
+        make_faulty(it.processor.pipeline._made["parts"].spool, "COMMIT", io_error())
+        it.emit(1)
+        assert it.processor.wait_delivered(TIMEOUT_S)
+    assert problems_of(tmp_path) == []

@@ -17,7 +17,7 @@ from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.settings import Settings
 from otel_memoir.spool.commit import Committer, Successor
-from otel_memoir.spool.directory import prepare_directory
+from otel_memoir.spool.directory import prepare_directory, slots
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
 from otel_memoir.spool.model import Entry, Life, MakeStamper
@@ -135,12 +135,22 @@ class Home:
         try:
             prepare_directory(self.directory)
             return open_slot(
-                self.directory, avoid=self._avoid, synchronous=self._synchronous,
-                wall_ns=self._wall_ns,
+                self.directory, avoid=self._avoid | self._with_a_past(),
+                synchronous=self._synchronous, wall_ns=self._wall_ns,
             )
         except (SpoolError, OSError, sqlite3.Error) as error:
             complaints.say("directory", str(error))
             return None
+
+    def _with_a_past(self) -> frozenset[int]:
+        """On a failover, the slots that have a file.
+
+        What is on its way has its batch's number already, which the ledger of a file with a
+        past may have too: that batch could never be sent, nor anything behind it.
+        """
+        if self.life is None:
+            return frozenset()
+        return frozenset(slot.number for slot in slots(self.directory))
 
     def _begin_life(self, file: SpoolFile) -> None:
         hand_over = self._settings.durability == "batch" or on_event_loop()
