@@ -22,7 +22,7 @@ from otel_memoir.errors import SettingsError, SpoolError
 from otel_memoir.sdk.pipeline import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Draft, Spool, Stream, ledger
-from otel_memoir.spool.directory import SlotLock, prepare_directory
+from otel_memoir.spool.directory import Slot, SlotLock, is_held, prepare_directory, try_lock
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.testing import FakeClock, ScriptedCollector
 from socket_programs.wiring import Agent, agent, numbers
@@ -345,3 +345,28 @@ def test_what_a_failed_file_may_have_lost_is_delivered_though_older_slots_are_fr
         it.emit(1)
         assert it.processor.wait_delivered(TIMEOUT_S)
     assert problems_of(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_served_does_not_hold_up_the_others(
+    tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    with agent(tmp_path, collector.endpoint) as past:
+        past.emit(1)
+        assert past.processor.wait_delivered(TIMEOUT_S)
+        collector.down()
+        past.emit(1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "memoir-0001.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE UPDATE ON batch BEGIN SELECT raise(ABORT, 'no'); END"
+        )
+        connection.commit()
+    collector.up()
+    lock = try_lock(Slot(tmp_path, 1))
+    assert lock is not None
+    with agent(tmp_path, collector.endpoint) as it:
+        it.emit(1)
+        lock.release()
+        assert until(lambda: is_held(Slot(tmp_path, 1)))
+        for _ in range(20):
+            it.emit(1)
+            assert collector.wait_for(len(it.emitted) + 1, TIMEOUT_S)

@@ -190,11 +190,19 @@ class Courier:
             return self._serve(source)
         except StorageError as error:
             if not is_corrupt(error):
-                raise
+                return self._pass_over(source, error)
             with contextlib.suppress(MemoirError, StorageError):
                 self._dispatcher.write()  # what is settled is not salvaged
             self._planner.set_aside(source, error)
             return True
+
+    def _pass_over(self, source: Source, error: Exception) -> bool:
+        """Trouble with what a dead process left holds nobody up; our own is tried again later."""
+        if source.file is self._spool.file:
+            raise error
+        complaints.say("adopted", f"cannot deliver from {source.file.path} just now: {error}")
+        self._planner.note_served(source)
+        return False
 
     def _serve(self, source: Source) -> bool:
         """Send the next batch of a file; return whether there was one."""
