@@ -601,6 +601,49 @@ def test_retention_prunes_settled_payloads_and_nothing_else(tmp_path: Path) -> N
 # -- commits that fail --------------------------------------------------------
 
 
+def test_ledger_rows_of_pruned_batches_become_few_however_many_streams_stand_before_them(
+    tmp_path: Path,
+) -> None:
+    """A service that sends each second would keep 30 million of them a year."""
+    spool = open_spool(tmp_path, request_records_max=1, retain_s=3600.0)
+    store(spool, "first")
+    file, upkeep = spool.file, spool._home.upkeep
+    assert file is not None
+    assert upkeep is not None
+    streams = [*range(1000, 1200), *([2000] * 300)]  # 200 short lives, then a long one
+
+    def fill(file: SpoolFile) -> None:
+        for number, stream in enumerate(streams, 10):
+            batch = Batch(
+                number=number, stream=stream, first_id=number, last_id=number,
+                first_sequence=number, last_sequence=number, records=1, bytes=5,
+            )
+            ledger.open_batch(file.connection, batch)
+        file.connection.execute("UPDATE batch SET state = 'delivered', pruned = 1")
+
+    spool.perform(fill)
+    commits = 0
+    for _ in range(40):
+        if upkeep.has_step(file):
+            spool.perform(upkeep.step)
+            commits += 1
+    rows = select(tmp_path / "memoir-0001.db", "SELECT count(*), sum(records) FROM batch")
+    assert rows == [(201, 500)]
+    assert commits < 12
+    spool.close(5.0)
+
+
+def test_an_idle_spool_writes_nothing(tmp_path: Path) -> None:
+    """Each of 32 idle workers would else fsync once a second, for ever."""
+    spool = open_spool(tmp_path)
+    store(spool, "only")
+    assert spool.file is not None
+    before = spool.file.beats()
+    threading.Event().wait(2.5)
+    assert spool.file.beats() == before
+    spool.close(5.0)
+
+
 def test_a_record_that_the_full_disk_refused_is_not_said_to_be_stored(tmp_path: Path) -> None:
     """It had a number already; its ticket must not promise what is not there."""
     spool = open_spool(tmp_path)

@@ -214,33 +214,42 @@ def oldest_kept(connection: sqlite3.Connection, state: str) -> tuple[Batch, int]
     return (_batches([row[1:]])[0], row[0]) if row else None
 
 
+_SEEN_AT_ONCE = 64
+Run = list[Sequence[int]]
+"""Ledger rows that follow each other."""
+
 _SUMMED = ("records", "bytes", "rejected", "attempts", "ambiguous")
 
 
-def merge_pruned(connection: sqlite3.Connection) -> bool:
-    """Merge one run of delivered neighbours without payloads; return whether there was one.
+def pruned_runs(connection: sqlite3.Connection, from_id: int) -> tuple[list[Run], int]:
+    """Find delivered neighbours without payloads, a bounded number of rows at a time.
 
     A service that sends a small batch each second would otherwise keep 30 million
     ledger rows a year.
+
+    Args:
+        from_id: Where to go on, as it was returned; 0 to begin.
+
+    Returns:
+        The runs that ``merge`` can make one row of, and where to go on; 0 after the last.
     """
     rows = connection.execute(
         "SELECT number, stream, first_id, last_id, last_sequence, "
         f"{', '.join(_SUMMED)} FROM batch WHERE pruned = 1 AND state = 'delivered' "
-        "ORDER BY first_id LIMIT 64"
+        "AND first_id >= ? ORDER BY first_id LIMIT ?", (from_id, _SEEN_AT_ONCE),
     ).fetchall()
-    for start in range(len(rows) - 1):
-        run = [rows[start]]
-        for row in rows[start + 1 :]:
-            if row[1] != run[-1][1] or row[2] != run[-1][3] + 1:
-                break
-            run.append(row)
-        if len(run) > 1:
-            _merge(connection, run)
-            return True
-    return False
+    runs: list[Run] = []
+    for row in rows:
+        if not runs or row[1] != runs[-1][-1][1] or row[2] != runs[-1][-1][3] + 1:
+            runs.append([])
+        runs[-1].append(row)
+    # The last run may go on, so the next look begins with it.
+    go_on = int(runs[-1][0][2]) if len(rows) == _SEEN_AT_ONCE else 0
+    return [run for run in runs if len(run) > 1], go_on
 
 
-def _merge(connection: sqlite3.Connection, run: Sequence[Sequence[int]]) -> None:
+def merge(connection: sqlite3.Connection, run: Run) -> None:
+    """Make one ledger row of a run of neighbours."""
     sums = [sum(column) for column in list(zip(*run))[5:]]
     connection.execute(
         f"UPDATE batch SET last_id = ?, last_sequence = ?, "

@@ -33,6 +33,7 @@ from otel_memoir.spool.writer import Writer
 T = TypeVar("T")
 
 _QUIESCE_S = 5.0
+_QUIESCE_NESTED_S = 0.25
 
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
 
@@ -141,9 +142,12 @@ class Spool:
         SQLite has locks of the whole process; one that another thread holds at the fork
         is held for ever in the child, whose first open then hangs (seen in 6 of 8 runs).
         """
-        self._open_lock.acquire(timeout=_QUIESCE_S)
-        self.reading.acquire(timeout=_QUIESCE_S)
-        self._commits.hold(_QUIESCE_S)
+        # A handler that forks inside an emit may hold what the one who reads is waiting for.
+        is_nested = threading.get_ident() in self._intake.nesting.busy
+        patience_s = _QUIESCE_NESTED_S if is_nested else _QUIESCE_S
+        self._open_lock.acquire(timeout=patience_s)
+        self.reading.acquire(timeout=patience_s)
+        self._commits.hold(patience_s)
 
     def resume(self) -> None:
         """After a fork, in the parent: go on."""

@@ -23,6 +23,7 @@ BALLAST_BYTES = 2 * 2**20
 
 _INTERVAL_S = 1.0
 _STEP_PAGES = 256
+_NEVER_RETAINED = ("evicted", "expired", "discarded")
 
 
 class Upkeep:
@@ -48,6 +49,8 @@ class Upkeep:
         self._waiting_bytes: int = accepted - ledger.settled_bytes(file.connection)
         self._retained_bytes: int = retained
         self._next_s = float("-inf")
+        self._runs: list[ledger.Run] = []
+        self._merge_from_id = 0
         self.disk_is_low = False
         self._make_ballast()
         self._look_at_disk()
@@ -141,30 +144,40 @@ class Upkeep:
         self.settled(batch.bytes, delivered=False)
         return batch.bytes
 
-    def step(self, file: SpoolFile) -> bool:
-        """Delete some payloads whose time is over; return whether there are more.
+    def has_step(self, file: SpoolFile) -> bool:
+        """Whether there is anything to let go of. Only reads: an idle process writes nothing."""
+        self._runs, self._merge_from_id = ledger.pruned_runs(file.connection, self._merge_from_id)
+        return (
+            bool(self._runs)
+            or self._next_to_prune(file.connection) is not None
+            or _free_pages(file.connection) > self._free_pages_max
+        )
+
+    def step(self, file: SpoolFile) -> None:
+        """Let go of some payloads, ledger rows and pages whose time is over.
 
         Inside the caller's transaction, and short: emitters wait behind it.
         """
-        batch = self._next_to_prune(file.connection)
-        if batch is not None:
-            self._prune(file.connection, batch)
-            return True
-        if ledger.merge_pruned(file.connection):
-            return True
-        free = file.connection.execute("PRAGMA freelist_count").fetchone()[0]
-        if free > (0 if self.disk_is_low else 4 * _STEP_PAGES):
+        while self._runs:
+            ledger.merge(file.connection, self._runs.pop())
+        found = self._next_to_prune(file.connection)
+        if found is not None:
+            self._prune(file.connection, *found)
+        elif _free_pages(file.connection) > self._free_pages_max:
             # A statement that is stepped to its end frees all it was asked to;
             # fetchall() on it freed one page (measured).
             for _ in file.connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})"):
                 pass
-        return self.disk_is_low and bool(free > _STEP_PAGES)
 
-    def _next_to_prune(self, connection: sqlite3.Connection) -> Batch | None:
-        for state in ("evicted", "expired", "discarded"):
+    @property
+    def _free_pages_max(self) -> int:
+        return 0 if self.disk_is_low else 4 * _STEP_PAGES
+
+    def _next_to_prune(self, connection: sqlite3.Connection) -> tuple[Batch, bool] | None:
+        """The next batch whose payloads go, and whether they were retained."""
+        for state in _NEVER_RETAINED:
             if found := ledger.oldest_kept(connection, state):
-                self._retained_bytes += found[0].bytes  # was never counted as retained
-                return found[0]
+                return found[0], False
         found = ledger.oldest_kept(connection, "delivered")
         if found is None:
             return None
@@ -172,14 +185,19 @@ class Upkeep:
         age_s = (self._wall_ns() - settled_unix_ns) / 1e9
         too_many = self._retained_bytes > self._settings.retain_bytes_max
         crowded = self.disk_is_low
-        return batch if too_many or crowded or age_s > self._settings.retain_s else None
+        is_over = too_many or crowded or age_s > self._settings.retain_s
+        return (batch, True) if is_over else None
 
-    def _prune(self, connection: sqlite3.Connection, batch: Batch) -> None:
+    def _prune(self, connection: sqlite3.Connection, batch: Batch, retained: bool) -> None:
         connection.execute(
             "DELETE FROM record WHERE id BETWEEN ? AND ?", (batch.first_id, batch.last_id)
         )
         connection.execute("UPDATE batch SET pruned = 1 WHERE number = ?", (batch.number,))
-        self._retained_bytes -= batch.bytes
+        self._retained_bytes -= batch.bytes if retained else 0
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def give_up(

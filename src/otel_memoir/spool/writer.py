@@ -105,14 +105,19 @@ class Writer:
             complaints.say("writer", f"upkeep of {self._home.directory} failed: {error}")
         self._on_written()
 
+    def _has_step(self, upkeep: Upkeep) -> bool:
+        with self._commits.committing(1.0) as held:
+            file = self._home.file
+            return held and file is not None and upkeep.has_step(file)
+
     def _keep_up(self, upkeep: Upkeep) -> None:
         file = self._home.file
         if file is not None and (removed := file.removed()):
             self._on_removed(removed, is_lost=removed == str(file.path))
         upkeep = self._home.upkeep or upkeep
         upkeep.refresh()
-        while not self._stopping.is_set() and self._chores.perform(upkeep.step):
-            pass
+        while not self._stopping.is_set() and self._has_step(upkeep):
+            self._chores.perform(upkeep.step)
         if upkeep.disk_is_low:
             with self._commits.committing(1.0) as held:
                 if held and self._home.file is not None:
