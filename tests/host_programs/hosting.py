@@ -65,12 +65,13 @@ class Host:
 
 def environment(spool: Path, endpoint: str, **more: str) -> dict[str, str]:
     """The environment of a host program; its settings come from nowhere else."""
+    paths = [str(PROGRAMS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = {
         name: value for name, value in os.environ.items()
         if not name.startswith(("OTEL_", "MEMOIR_"))
     }
     return {
-        **environ, "PYTHONPATH": str(PROGRAMS.parent), "MEMOIR_SPOOL_DIR": str(spool),
+        **environ, "PYTHONPATH": os.pathsep.join(paths), "MEMOIR_SPOOL_DIR": str(spool),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "host", **more,
     }
 
