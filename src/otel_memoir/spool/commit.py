@@ -328,7 +328,9 @@ class Committer:
         for chore in chores:
             if not chore.done:
                 chore.finish(SpoolError("write", target=self.file.path, cause=error))
-        again = [*self._unsynced, *entries]
+        # A COMMIT that raised and happened all the same has made them unsynced ones already.
+        new = (entry for entry in entries if entry.sequence > entry.life.stored)
+        again = [*self._unsynced, *new]
         left = self.file.name
         try:
             successor = self._fail_over(error)

@@ -231,9 +231,11 @@ class Spool:
         if not entries:
             return
         life, upkeep = entries[-1].life, self._home.upkeep
-        life.reserved = max(life.reserved, life.stored + reserve)
+        accepted = sum(e.size for e in entries if e.life.refusal(e.sequence) is None)
+        if accepted:
+            life.reserved = max(life.reserved, life.stored + reserve)
         assert upkeep is not None
-        upkeep.appended(sum(e.size for e in entries if e.life.refusal(e.sequence) is None))
+        upkeep.appended(accepted)
         self._intake.committed(sum(e.size for e in entries))
         self._last_append_s = self._monotonic_s()
 
