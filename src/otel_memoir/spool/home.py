@@ -197,10 +197,11 @@ class Home:
         for left in self._left:
             left.close_reader()
         try:
-            committer.file.end_stream(life.number, life.next_sequence - 1)
-            committer.file.close()
+            # Closed in any case: a slot that stays held is adopted by nobody.
+            with contextlib.closing(committer.file):
+                committer.file.end_stream(life.number, life.next_sequence - 1)
         except sqlite3.Error as error:
-            complaints.say("close", f"cannot close {committer.file.path}: {error}")
+            complaints.say("close", f"cannot end {committer.file.path}: {error}")
 
 
 def on_event_loop() -> bool:
