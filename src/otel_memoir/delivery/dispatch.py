@@ -266,7 +266,7 @@ class Dispatcher:
         self._deliveries_at_failure[source.file.name, batch.number] = self._deliveries
         if decision.pause:
             self._pause(outcome, held=held)
-        pace, until_ns = self.pace, now_ns + int(delay_s * 1e9)
+        pace, until_ns = self.pace, now_ns + int(delay_s * 1e9) if delay_s else 0
         lane = "side" if decision.action is Action.SIDE_LANE else batch.lane
         pause_ns = now_ns + int(max(0.0, pace.not_before_s - self._monotonic_s()) * 1e9)
 
