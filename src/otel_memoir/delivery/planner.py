@@ -18,6 +18,11 @@ _ADOPTED_MAX = 16
 next process takes for its own. Without a bound, 60 short-lived children beside one process
 that could not deliver left 61 files (2.3 MB each) and 300 open descriptors."""
 
+_WITNESS_TRIES = 8
+"""How many failures more than the batch that gives way a later one may have: two that are at
+fault were tried for ever, and nothing after them. Few would make a destination that throttles
+look like one that refuses these records."""
+
 _JUMP_S = 1.0
 """More than this is a step (or a suspend): slewing moves both clocks alike."""
 
@@ -142,15 +147,13 @@ class Planner:
             tried = ledger.waiting(source.file.reader, lane=lane)
             return [b for b in tried if self._is_due(b, now_ns) and b.number != skip]
 
-        candidates = due("main")[:2]
-        if len(candidates) < 2 and (fresh := found or self._fresh(source, hurry=hurry)):
-            candidates.append(fresh)
-        failures = candidates[0].failures if len(candidates) > 1 else 0
-        if failures >= 2 and failures % 2 == 0 and not candidates[0].suspect:
-            # Every other try goes to a later batch: only that tells whether the
-            # destination is at fault or the batch.
-            return candidates[1]
-        return next(iter(candidates or due("side")), None)
+        tried = due("main")
+        first = tried[0] if tried else None
+        if first is not None and not _may_give_way(first):
+            return first
+        later = (b for b in tried[1:] if first and b.failures < first.failures + _WITNESS_TRIES)
+        witness = next(later, found) or self._fresh(source, hurry=hurry)
+        return witness or first or next(iter(due("side")), None)
 
     def _is_due(self, batch: Batch, now_ns: int) -> bool:
         """Whether a batch may be tried; one that waits for too long met a clock that jumped."""
@@ -212,3 +215,11 @@ class Planner:
         has_room = len(self._adopted) < _ADOPTED_MAX
         until_look_s = self._next_look_s - self._monotonic_s() if has_room else most_s
         return max(0.001, min(most_s, self._fill_s(), until_look_s))
+
+
+def _may_give_way(batch: Batch) -> bool:
+    """Whether a later batch may be tried in the place of one that failed.
+
+    Only that tells whether the destination is at fault or the batch.
+    """
+    return not batch.suspect and batch.failures >= 2 and batch.failures % 2 == 0
