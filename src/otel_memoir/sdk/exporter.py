@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from otel_memoir.clock import Clock
-from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.diagnostics import complaints
 from otel_memoir.sdk._compat import (
     BatchLogRecordProcessor,
@@ -15,10 +13,9 @@ from otel_memoir.sdk._compat import (
     LogRecordExportResult,
     ReadableLogRecord,
 )
+from otel_memoir.sdk.holder import PipelineHolder
 from otel_memoir.sdk.marks import is_stored
-from otel_memoir.sdk.pipeline import Pipeline
-from otel_memoir.settings import Settings
-from otel_memoir.spool import Refused, SpoolStatus
+from otel_memoir.spool import Refused
 
 BEHIND_BATCH = (
     "DurableLogExporter stands behind a BatchLogRecordProcessor, which keeps records in memory "
@@ -27,7 +24,7 @@ BEHIND_BATCH = (
 )
 
 
-class DurableLogExporter(LogRecordExporter):
+class DurableLogExporter(PipelineHolder, LogRecordExporter):
     """Stores what it is given and delivers it over OTLP until it is taken.
 
     Durable behind a ``SimpleLogRecordProcessor``: on disk before ``emit`` returns. Behind
@@ -38,20 +35,8 @@ class DurableLogExporter(LogRecordExporter):
         SettingsError: A setting cannot be used.
     """
 
-    def __init__(
-        self,
-        *,
-        pipeline: Pipeline | None = None,
-        clock: Clock | None = None,
-        sender: Sender | None = None,
-        environ: Mapping[str, str] | None = None,
-        **given: Any,
-    ) -> None:
-        self.pipeline = pipeline or Pipeline(
-            Settings.load(environ=environ, **given), clock=clock, sender=sender, environ=environ
-        )
-        self.pipeline.hold()
-        self._shut_down = False
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
         self._looked = False
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
@@ -87,25 +72,6 @@ class DurableLogExporter(LogRecordExporter):
                 return
             frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
 
-    def wait_delivered(self, timeout: float) -> bool:
-        """As ``DurableLogRecordProcessor.wait_delivered``."""
-        return self.pipeline.wait_delivered(timeout)
-
-    def status(self) -> SpoolStatus:
-        """The numbers of promise 2 for this process's spool file."""
-        return self.pipeline.status()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Fsync all that was accepted; return whether it is. It says nothing of delivery."""
-        return self.pipeline.flush(timeout_millis / 1000)
-
     def shutdown(self, timeout_millis: int = 30000, **_: Any) -> None:
         """Deliver for at most ``shutdown_timeout_s``; the rest stays on disk. Idempotent."""
-        if self._shut_down:
-            return
-        self._shut_down = True
-        limit_s = self.pipeline.settings.shutdown_timeout_s
-        try:
-            self.pipeline.let_go(min(limit_s, timeout_millis / 1000))
-        except Exception as error:  # promise 6
-            complaints.say("shutdown", f"shutting down failed: {error!r}")
+        self._let_go(timeout_millis / 1000)

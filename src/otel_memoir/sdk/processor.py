@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_memoir.clock import Clock
-from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.diagnostics import complaints
 from otel_memoir.sdk._compat import LogRecordProcessor, ReadWriteLogRecord
+from otel_memoir.sdk.holder import PipelineHolder
 from otel_memoir.sdk.marks import mark_stored
-from otel_memoir.sdk.pipeline import Pipeline
-from otel_memoir.settings import Settings
-from otel_memoir.spool import Refused, SpoolStatus
+from otel_memoir.spool import Refused
 
 
-class DurableLogRecordProcessor(LogRecordProcessor):
+class DurableLogRecordProcessor(PipelineHolder, LogRecordProcessor):
     """Stores every log record on disk and delivers it over OTLP until it is taken.
 
     When ``on_emit`` returns in ``power`` (the default), the record is fsynced; see
@@ -28,35 +24,12 @@ class DurableLogRecordProcessor(LogRecordProcessor):
 
     Nothing raises out of its methods. Constructing it opens no file and starts no thread.
 
-    Args:
-        pipeline: Share a pipeline; then no other argument is used.
-
-        clock: What stamps are taken from.
-
-        sender: How to send, instead of OTLP.
-
-        environ: The environment, for variables; ``os.environ`` by default.
-
-        given: Any setting of ``docs/settings.md``, by name.
+    Takes the arguments of ``PipelineHolder``: any setting of ``docs/settings.md`` by name, a
+    ``clock``, a ``sender``, an ``environ``, or a ``pipeline`` to share.
 
     Raises:
         SettingsError: A setting cannot be used.
     """
-
-    def __init__(
-        self,
-        *,
-        pipeline: Pipeline | None = None,
-        clock: Clock | None = None,
-        sender: Sender | None = None,
-        environ: Mapping[str, str] | None = None,
-        **given: Any,
-    ) -> None:
-        self.pipeline = pipeline or Pipeline(
-            Settings.load(environ=environ, **given), clock=clock, sender=sender, environ=environ
-        )
-        self.pipeline.hold()
-        self._shut_down = False
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Store a record. On return it is as durable as the settings say, or counted as refused."""
@@ -79,31 +52,6 @@ class DurableLogRecordProcessor(LogRecordProcessor):
         """Whether records are still accepted."""
         return not self._shut_down
 
-    def wait_delivered(self, timeout: float) -> bool:
-        """Wait until all that was accepted so far is delivered.
-
-        Args:
-            timeout: The longest wait, in seconds.
-
-        Returns:
-            Whether the first hop answered that it took every accepted record.
-        """
-        return self.pipeline.wait_delivered(timeout)
-
-    def status(self) -> SpoolStatus:
-        """The numbers of promise 2 for this process's spool file."""
-        return self.pipeline.status()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Fsync all that was accepted; return whether it is. It says nothing of delivery."""
-        return self.pipeline.flush(timeout_millis / 1000)
-
     def shutdown(self) -> None:
         """Deliver for at most ``shutdown_timeout_s``; the rest stays on disk. Idempotent."""
-        if self._shut_down:
-            return
-        self._shut_down = True
-        try:
-            self.pipeline.let_go(self.pipeline.settings.shutdown_timeout_s)
-        except Exception as error:  # promise 6
-            complaints.say("shutdown", f"shutting down failed: {error!r}")
+        self._let_go(float("inf"))
