@@ -36,7 +36,7 @@ def next_unledgered(
 
         before_batch: Rows of this batch and later ones are still being appended.
 
-        records_max: Most records in a batch.
+        records_max: Most records in a batch that is appended to now.
     """
     first = connection.execute(
         "SELECT id, sequence, stream, batch FROM record WHERE id > ? AND batch < ? "
@@ -45,12 +45,20 @@ def next_unledgered(
     if first is None:
         return None
     first_id, first_sequence, stream, number = first
+    last_id = first_id + records_max - 1
+    # A batch has one number: all its rows go into one ledger row, though it was appended to when
+    # ``records_max`` was larger.
+    while connection.execute(
+        "SELECT 1 FROM record WHERE id = ? AND stream = ? AND batch = ?",
+        (last_id + 1, stream, number),
+    ).fetchone():
+        last_id += records_max
     # Summed by SQLite: to fetch 4,096 rows of which half belong to the batch took longer
     # than to read their payloads.
     last_id, last_sequence, records, size = connection.execute(
         "SELECT max(id), max(sequence), count(*), sum(size) FROM record "
         "WHERE id BETWEEN ? AND ? AND stream = ? AND batch = ?",
-        (first_id, first_id + records_max - 1, stream, number),
+        (first_id, last_id, stream, number),
     ).fetchone()
     return Batch(
         number=number, stream=stream, first_id=first_id, last_id=last_id,

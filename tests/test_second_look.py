@@ -1,0 +1,43 @@
+"""What a second reading of the spool and the courier found, each with the run that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spool_helpers import (
+    Destination,
+    courier_of,
+    open_spool,
+    problems_of,
+    put,
+    stop,
+    totals_of,
+)
+
+QUICK = {"linger_s": 0.0, "adoption_interval_s": 0.05, "backoff_initial_s": 0.01,
+         "backoff_max_s": 0.05}
+TIMEOUT_S = 20.0
+
+
+def deliver_all(directory: Path, **given: Any) -> Destination:
+    """Deliver what lies in a directory, with the settings of another process."""
+    spool = open_spool(directory, **{**QUICK, **given})
+    taker = Destination()
+    courier = courier_of(spool, taker)
+    put(spool, "own")
+    drained = courier.wait_drained(5.0)
+    stop(courier, spool)
+    assert drained, totals_of(directory)
+    return taker
+
+
+def test_a_batch_of_more_records_than_are_sent_at_once_today_is_delivered(tmp_path: Path) -> None:
+    """The next process, or `drain`, may have a smaller `request_records_max`."""
+    spool = open_spool(tmp_path, request_records_max=50)
+    for number in range(50):
+        put(spool, f"r{number}")
+    spool.close(5.0)
+    taker = deliver_all(tmp_path, request_records_max=10)
+    assert [taker.copies(b"<r%d>" % number) for number in range(50)] == [1] * 50
+    assert problems_of(tmp_path) == []
