@@ -41,3 +41,21 @@ def test_a_batch_of_more_records_than_are_sent_at_once_today_is_delivered(tmp_pa
     taker = deliver_all(tmp_path, request_records_max=10)
     assert [taker.copies(b"<r%d>" % number) for number in range(50)] == [1] * 50
     assert problems_of(tmp_path) == []
+
+
+def test_a_batch_with_a_hole_in_it_is_salvaged_and_delivered(tmp_path: Path) -> None:
+    """Its rows stand in two streams' parts then, and a batch has one stream."""
+    spool = open_spool(tmp_path)
+    for number in range(60):
+        put(spool, f"r{number}", size=600)
+    spool.close(5.0)
+    path = tmp_path / "memoir-0001.db"
+    page = path.read_bytes().index(b"<r30>") // 4096
+    with open(path, "r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xff" * 4096)
+    taker = deliver_all(tmp_path)
+    arrived = [number for number in range(60) if taker.copies(b"<r%d>" % number)]
+    assert 50 < len(arrived) < 60
+    assert {0, 59} <= {*arrived}
+    assert problems_of(tmp_path) == []

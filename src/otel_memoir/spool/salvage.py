@@ -223,20 +223,24 @@ def _store(file: SpoolFile, found: _Found, origins: tuple[str, ...], unix_ns: in
     """Store what waits, each run of numbers as a stream's part; name what is lost."""
     parts = itertools.count(1)
     unknown = Stream(new_stream_id(), 1)
-    batches: dict[int, int] = {}
+    batches: dict[tuple[int, int], int] = {}
     for stream, rows in itertools.groupby(found.rows, key=lambda row: row.stream):
         name = found.streams.get(stream, (unknown, 0))[0]
         for run in _runs([row.entry for row in rows]):
             part = file.begin_moved_stream(
                 name, (*origins, f"part-{next(parts)}"), run[0].sequence, unix_ns
             )
-            file.insert(part, [_renumbered(entry, batches, file.last_batch) for entry in run])
+            file.insert(part, [
+                entry._replace(batch=_renumbered(part, entry.batch, batches, file.last_batch))
+                for entry in run
+            ])
     _note_gaps(file, found, origins, unix_ns)
     return len(found.rows)
 
 
-def _renumbered(entry: Entry, batches: dict[int, int], after: int) -> Entry:
-    return entry._replace(batch=batches.setdefault(entry.batch, after + 1 + len(batches)))
+def _renumbered(part: int, batch: int, batches: dict[tuple[int, int], int], after: int) -> int:
+    """A batch's number in the new file: one for each part, since a batch has one stream."""
+    return batches.setdefault((part, batch), after + 1 + len(batches))
 
 
 def _runs(entries: list[Entry]) -> Iterator[list[Entry]]:
