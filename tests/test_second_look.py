@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from otel_memoir.spool.group_commit import GroupCommit
 from spool_helpers import (
     Destination,
     courier_of,
@@ -12,12 +17,21 @@ from spool_helpers import (
     problems_of,
     put,
     stop,
+    store,
     totals_of,
 )
 
 QUICK = {"linger_s": 0.0, "adoption_interval_s": 0.05, "backoff_initial_s": 0.01,
          "backoff_max_s": 0.05}
 TIMEOUT_S = 20.0
+
+
+def in_a_thread(work: Callable[[], Any]) -> None:
+    """Do something beside this thread, and wait for it."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
 
 
 def deliver_all(directory: Path, **given: Any) -> Destination:
@@ -59,3 +73,24 @@ def test_a_batch_with_a_hole_in_it_is_salvaged_and_delivered(tmp_path: Path) -> 
     assert 50 < len(arrived) < 60
     assert {0, 59} <= {*arrived}
     assert problems_of(tmp_path) == []
+
+
+def test_a_batch_that_fills_up_while_its_end_is_asked_for_is_not_closed(tmp_path: Path) -> None:
+    """The next batch began, but rows of the one before it are still queued."""
+    spool = open_spool(tmp_path, durability="batch", batch_delay_s=60.0, request_records_max=2)
+    store(spool, "r0")
+    assert spool.flush(TIMEOUT_S)
+    commits = spool._commits
+    look = GroupCommit.first_queued
+
+    def filled_meanwhile(_: GroupCommit[Any]) -> Any:
+        found = look(commits)
+        if found is None:
+            in_a_thread(lambda: [store(spool, f"r{number}") for number in (1, 2)])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupCommit, "first_queued", filled_meanwhile)
+        end = spool.end_of_closed()
+    spool.close(5.0)
+    assert end == 1

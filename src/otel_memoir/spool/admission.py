@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
@@ -20,7 +21,6 @@ from otel_memoir.spool.model import (
     Draft,
     Refused,
 )
-from otel_memoir.spool.open_batch import OpenBatch
 
 WARN = 13
 """OpenTelemetry's severity number of WARN: from here on a record may use the last fifth."""
@@ -36,16 +36,18 @@ class Admission:
 
         chores: How an eviction gets into a commit.
 
-        batch: The batch that is being appended to, which is never evicted.
-
         settings: The settings.
+
+        end_of_closed: As ``Spool.end_of_closed``: what may still gain rows is never evicted.
     """
 
-    def __init__(self, home: Home, chores: Chores, batch: OpenBatch, settings: Settings) -> None:
+    def __init__(
+        self, home: Home, chores: Chores, settings: Settings, *, end_of_closed: Callable[[], int]
+    ) -> None:
         self._home = home
         self._chores = chores
-        self._batch = batch
         self._settings = settings
+        self._end_of_closed = end_of_closed
         self.unwritten: Counter[str] = Counter()
 
     def reason_to_refuse(self, draft: Draft, *, queued: int, on_loop: bool) -> Refused | None:
@@ -95,7 +97,7 @@ class Admission:
 
         def oldest(file: SpoolFile) -> bool:
             while not upkeep.has_room(queued + size, urgent=urgent):
-                if not upkeep.evict_oldest(file, self._batch.number):
+                if not upkeep.evict_oldest(file, self._end_of_closed()):
                     return False
             return True
 

@@ -113,7 +113,9 @@ class Spool:
         self._chores = Chores(
             self._home, self._commits, self.settings, monotonic_s=self._monotonic_s
         )
-        self._admission = Admission(self._home, self._chores, self._batch, self.settings)
+        self._admission = Admission(
+            self._home, self._chores, self.settings, end_of_closed=self.end_of_closed
+        )
         self._intake = Intake(
             self._home, self._commits, self._batch, self._admission, self.settings,
             open_home=self._open, ring=self._ring, on_accept=self._accepted,
@@ -299,8 +301,10 @@ class Spool:
     def end_of_closed(self) -> int:
         """The number from which on batches may still gain rows; earlier ones are committed."""
         with self.uninterrupted():
+            # In this order: a batch that fills up in between still has rows in the queue.
+            number = self._batch.number
             left = self._commits.first_queued()
-        return self._batch.number if left is None else min(self._batch.number, left.batch)
+        return number if left is None else min(number, left.batch)
 
     def would_refuse(self, draft: Draft) -> bool:
         """Whether a record would be refused just now."""
