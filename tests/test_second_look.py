@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
 from spool_helpers import (
     Destination,
     courier_of,
+    draft,
     open_spool,
     problems_of,
     put,
@@ -94,3 +96,17 @@ def test_a_batch_that_fills_up_while_its_end_is_asked_for_is_not_closed(tmp_path
         end = spool.end_of_closed()
     spool.close(5.0)
     assert end == 1
+
+
+def test_a_record_that_is_refused_during_a_commit_is_counted(tmp_path: Path) -> None:
+    """Refusals come at any time, also between their being written and the end of the fsync."""
+    spool = open_spool(tmp_path, record_bytes_max=1000)
+
+    def refuse_another(_: SpoolFile) -> None:
+        in_a_thread(lambda: spool.append(draft("late", size=2000)))
+
+    spool.append(draft("early", size=2000))
+    spool.perform(refuse_another)
+    spool.close(5.0)
+    assert totals_of(tmp_path).refused == {"too_large": 2}
+    assert problems_of(tmp_path) == []

@@ -79,7 +79,7 @@ class Admission:
     def refuse(self, reason: Refused) -> Refused:
         """Count a refusal, in the next commit if there will be one."""
         if self._home.committer is not None:
-            self._home.committer.refused[reason] += 1
+            self._home.committer.count_refused(reason)
         else:
             self.unwritten[reason] += 1
         complaints.say(

@@ -350,7 +350,8 @@ class Spool:
         committer = self._home.committer
         if committer is None:
             return
-        if self._commits.first_queued() is not None or committer.needs_sync:
+        queued = self._commits.first_queued() is not None
+        if queued or committer.needs_sync or committer.has_refusals:
             self.flush(timeout)
         self._writer.stop(timeout)
         # A courier that did not stop in time may be reading: then nothing is closed.
