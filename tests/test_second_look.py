@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from spool_helpers import (
     Destination,
     courier_of,
     draft,
+    make_faulty,
     open_spool,
     problems_of,
     put,
@@ -109,4 +111,18 @@ def test_a_record_that_is_refused_during_a_commit_is_counted(tmp_path: Path) -> 
     spool.perform(refuse_another)
     spool.close(5.0)
     assert totals_of(tmp_path).refused == {"too_large": 2}
+    assert problems_of(tmp_path) == []
+
+
+def test_a_hole_that_is_offered_twice_is_named_once(tmp_path: Path) -> None:
+    """An emit was torn after it took its number; then a stranger held the file."""
+    spool = open_spool(tmp_path, emit_timeout_s=0.3)
+    store(spool, "r1")
+    life = spool.life
+    assert life is not None
+    life.next_sequence += 1
+    make_faulty(spool, "BEGIN", sqlite3.OperationalError("database is locked"), times=2)
+    store(spool, "r3")
+    spool.close(5.0)
+    assert totals_of(tmp_path).refused == {"interrupted": 1}
     assert problems_of(tmp_path) == []

@@ -153,8 +153,9 @@ class Committer:
         for entry in entries:
             life, sequence = entry.life, entry.sequence
             first = expected.get(life) or life.stored + 1
-            if sequence > first:
-                self.lost.append((life, first, sequence - 1, INTERRUPTED))
+            hole = (life, first, sequence - 1, INTERRUPTED)
+            if sequence > first and hole not in self.lost:  # offered again, it was named before
+                self.lost.append(hole)
             expected[life] = sequence + 1
 
     def _store(self, entries: Sequence[Entry], chores: Sequence[Chore]) -> None:
