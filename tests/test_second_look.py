@@ -5,11 +5,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from otel_memoir.delivery.sources import Adoption
+from otel_memoir.spool.directory import broken_files
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
 from spool_helpers import (
@@ -126,3 +129,35 @@ def test_a_hole_that_is_offered_twice_is_named_once(tmp_path: Path) -> None:
     spool.close(5.0)
     assert totals_of(tmp_path).refused == {"interrupted": 1}
     assert problems_of(tmp_path) == []
+
+
+def wreck_index(path: Path, name: str) -> None:
+    """Overwrite the root page of an index."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        root, size = connection.execute(
+            "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = ?",
+            (name,),
+        ).fetchone()
+    with open(path, "r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+
+
+def test_a_file_that_breaks_as_it_is_looked_at_costs_no_other_file_its_adoption(
+    tmp_path: Path,
+) -> None:
+    """Whether something waits is asked of the file too, and it can be damaged there."""
+    spools = [open_spool(tmp_path) for _ in range(2)]
+    for number, spool in enumerate(spools):
+        store(spool, f"r{number}")
+    spools[0].close(5.0)
+    spools[1].perform(lambda file: file.connection.execute("DELETE FROM record"))
+    spools[1].close(5.0)
+    wreck_index(tmp_path / "memoir-0002.db", "gap_untold")
+    adoption = Adoption(tmp_path, wall_ns=lambda: 1)
+    found = adoption.look(most=16)
+    assert [source.file.name for source in found] == ["memoir-0001"]
+    assert [path.name for path in broken_files(tmp_path)] == ["broken-0002-1.db"]
+    for source in found:
+        adoption.release(source)

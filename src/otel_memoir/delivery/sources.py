@@ -7,6 +7,7 @@ is the order of its streams' sequences.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolError
 from otel_memoir.spool import Spool, ledger
 from otel_memoir.spool.connection import StorageError, is_corrupt, transaction
-from otel_memoir.spool.directory import Slot, slots, try_lock
+from otel_memoir.spool.directory import Slot, SlotLock, slots, try_lock
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.recovery import move_aside, open_held, open_slot
 from otel_memoir.spool.salvage import salvage_all
@@ -195,10 +196,25 @@ class Adoption:
             return None
         if lock is None:
             return None
+        file: SpoolFile | None = None
         try:
-            source = AdoptedSource(open_held(lock))
-            source.file.end_lost_streams(self._wall_ns())
+            file = open_held(lock)
+            file.end_lost_streams(self._wall_ns())
+            source = AdoptedSource(file)
+            if not source.is_drained():
+                return source
+            self.release(source)
         except (StorageError, SpoolError, OSError) as error:
+            if file is not None:
+                with contextlib.suppress(StorageError):
+                    file.close_connections()
+            self._give_up(lock, error)
+        return None
+
+    def _give_up(self, lock: SlotLock, error: Exception) -> None:
+        """Leave a file that could not be adopted; a broken one is moved aside, to be salvaged."""
+        slot = lock.slot
+        try:
             if is_corrupt(error):
                 move_aside(lock, error, self._wall_ns)
             else:
@@ -206,12 +222,10 @@ class Adoption:
             if isinstance(error, SpoolError):
                 # Not ours, or newer. What a full disk or a lack of descriptors did passes.
                 self._seen[slot.number] = _mark(slot)
+        except OSError as worse:
+            complaints.say("adopt", f"cannot move {slot.database} aside: {worse}")
+        finally:
             lock.release()
-            return None
-        if source.is_drained():
-            self.release(source)
-            return None
-        return source
 
 
 def _mark(slot: Slot) -> tuple[float, ...]:
