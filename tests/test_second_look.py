@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from spool_helpers import (
     open_spool,
     problems_of,
     put,
+    select,
     stop,
     store,
     totals_of,
@@ -161,3 +163,23 @@ def test_a_file_that_breaks_as_it_is_looked_at_costs_no_other_file_its_adoption(
     assert [path.name for path in broken_files(tmp_path)] == ["broken-0002-1.db"]
     for source in found:
         adoption.release(source)
+
+
+def test_a_broken_file_that_cannot_be_moved_aside_is_left_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that breaks a file may also refuse the rename."""
+    spool = open_spool(tmp_path)
+    store(spool, "r1")
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "link", refuse)
+    make_faulty(spool, "COMMIT", sqlite3.DatabaseError("database disk image is malformed"))
+    store(spool, "r2")
+    ticket = store(spool, "r3")
+    spool.close(5.0)
+    assert ticket.refusal is None
+    rows = select(tmp_path / "memoir-0002.db", "SELECT payload FROM record")
+    assert [row[0][:4] for row in rows] == [b"<r2>", b"<r3>"]

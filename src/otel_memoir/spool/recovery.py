@@ -126,7 +126,10 @@ def leave(file: SpoolFile, error: Exception, *, wall_ns: Callable[[], int]) -> L
     with contextlib.suppress(sqlite3.Error):
         file.close()
     if is_corrupt(error):
-        move_aside(lock, error, wall_ns)
+        try:
+            move_aside(lock, error, wall_ns)
+        except OSError as worse:  # whoever opens it next tries again
+            complaints.say("broken", f"{file.path} is broken and cannot be moved aside: {worse}")
     return left
 
 
