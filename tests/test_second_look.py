@@ -183,3 +183,18 @@ def test_a_broken_file_that_cannot_be_moved_aside_is_left_all_the_same(
     assert ticket.refusal is None
     rows = select(tmp_path / "memoir-0002.db", "SELECT payload FROM record")
     assert [row[0][:4] for row in rows] == [b"<r2>", b"<r3>"]
+
+
+def test_a_hold_that_a_dead_process_left_ends_with_the_first_delivery(tmp_path: Path) -> None:
+    """Its time is over when the next process comes, which is told nothing of it."""
+    spool = open_spool(tmp_path)
+    put(spool, "r1")
+    spool.perform(
+        lambda file: file.connection.execute(
+            "UPDATE courier SET held_since_unix_ns = 1, not_before_unix_ns = 2, code = 'http 401'"
+        )
+    )
+    spool.close(5.0)
+    deliver_all(tmp_path)
+    held = select(tmp_path / "memoir-0001.db", "SELECT held_since_unix_ns, code FROM courier")
+    assert held == [(0, "")]

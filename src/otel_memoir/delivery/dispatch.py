@@ -213,7 +213,6 @@ class Dispatcher:
     def _deliver(self, source: Source, batch: Batch, outcome: Outcome, _: Decision) -> None:
         now_ns = self._wall_ns()
         rejected = min(outcome.rejected, batch.records)
-        resumed = self.pace != Pace()
 
         def write(file: SpoolFile) -> None:
             ledger.note_clear_answer(file.connection, batch)
@@ -227,8 +226,7 @@ class Dispatcher:
                     first_sequence=batch.first_sequence, last_sequence=batch.last_sequence,
                     at_most=False, message=outcome.message,
                 )
-            if resumed:
-                ledger.set_hold(file.connection, None, 0)
+            ledger.end_hold(file.connection)
 
         self.pace = Pace()
         self._deliveries += 1

@@ -339,6 +339,12 @@ def set_hold(connection: sqlite3.Connection, hold: Hold | None, not_before_unix_
     )
 
 
+def end_hold(connection: sqlite3.Connection) -> None:
+    """Write down that delivery goes on. A file can have a hold that a dead process left in it."""
+    if read_hold(connection) != (None, 0):
+        set_hold(connection, None, 0)
+
+
 def read_hold(connection: sqlite3.Connection) -> tuple[Hold | None, int]:
     """What ``set_hold`` kept."""
     since, not_before, code, message, hint = connection.execute(
