@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from otel_memoir.delivery.sources import Adoption
+from otel_memoir.spool import Spool
 from otel_memoir.spool.directory import broken_files
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
@@ -20,6 +21,7 @@ from spool_helpers import (
     Destination,
     courier_of,
     draft,
+    is_refused,
     make_faulty,
     open_spool,
     problems_of,
@@ -198,3 +200,32 @@ def test_a_hold_that_a_dead_process_left_ends_with_the_first_delivery(tmp_path: 
     deliver_all(tmp_path)
     held = select(tmp_path / "memoir-0001.db", "SELECT held_since_unix_ns, code FROM courier")
     assert held == [(0, "")]
+
+
+def in_memory(tmp_path: Path, **given: Any) -> Spool:
+    """A spool without a usable directory."""
+    (tmp_path / "file").write_text("not a directory")
+    return open_spool(tmp_path / "file", **given)
+
+
+def test_without_a_directory_memory_is_bounded(tmp_path: Path) -> None:
+    """By `memory_bytes_max`: nobody's process has room for what a disk has."""
+    spool = in_memory(tmp_path, memory_bytes_max=2**16)
+    found = [spool.append(draft(f"r{number}", size=10_000)) for number in range(10)]
+    spool.close(5.0)
+    assert is_refused(found[-1], "full")
+    assert not any(is_refused(each, "full") for each in found[:4])
+
+
+def test_without_a_directory_nothing_is_retained(tmp_path: Path) -> None:
+    """What was delivered need not be kept in memory for queries that nobody can make."""
+    spool = in_memory(tmp_path, **QUICK)
+    courier = courier_of(spool, Destination())
+    for number in range(3):
+        put(spool, f"r{number}")
+    assert courier.wait_drained(TIMEOUT_S)
+    upkeep, file = spool._home.upkeep, spool.file
+    assert upkeep is not None
+    assert file is not None
+    assert upkeep.has_step(file)
+    stop(courier, spool)

@@ -81,7 +81,8 @@ class Settings:
     memory_bytes_max: int = _setting(
         16 * 2**20,
         "Most payload bytes that wait in memory in `batch`, on an event loop, or when there is "
-        "no usable directory. Above it `emit` waits (threads) or refuses (event loops).",
+        "no usable directory. Above it `emit` waits (threads) or refuses (event loops, and where "
+        "there is no directory).",
         env="MEMOIR_MEMORY_BYTES_MAX", unit="bytes", least=2**16,
     )
     emit_timeout_s: float = _setting(

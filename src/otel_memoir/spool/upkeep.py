@@ -44,7 +44,7 @@ class Upkeep:
         accepted, retained = file.connection.execute(
             "SELECT (SELECT coalesce(sum(accepted_bytes), 0) FROM stream), "
             "(SELECT coalesce(sum(bytes), 0) FROM batch WHERE pruned = 0 "
-            "AND state IN ('delivered', 'rejected'))"
+            "AND state = 'delivered')"
         ).fetchone()
         self._waiting_bytes: int = accepted - ledger.settled_bytes(file.connection)
         self._retained_bytes: int = retained
@@ -68,13 +68,16 @@ class Upkeep:
 
     def has_room(self, size: int, *, urgent: bool) -> bool:
         """Whether ``size`` more bytes may wait; the last fifth is for urgent records."""
-        limit = self._settings.spool_bytes_max
-        return self._waiting_bytes + size <= (limit if urgent else limit * 4 // 5)
+        return self._waiting_bytes + size <= self._most_bytes(urgent=urgent)
 
     def can_ever_fit(self, size: int, *, urgent: bool) -> bool:
         """Whether a record of ``size`` bytes has room in an empty spool."""
-        limit = self._settings.spool_bytes_max
-        return size <= (limit if urgent else limit * 4 // 5)
+        return size <= self._most_bytes(urgent=urgent)
+
+    def _most_bytes(self, *, urgent: bool) -> int:
+        settings, on_disk = self._settings, self._file.lock is not None
+        limit = settings.spool_bytes_max if on_disk else settings.memory_bytes_max
+        return limit if urgent else limit * 4 // 5
 
     def is_due(self) -> bool:
         """Whether it is time for ``refresh`` and ``step``."""
@@ -183,7 +186,8 @@ class Upkeep:
             return None
         batch, settled_unix_ns = found
         age_s = (self._wall_ns() - settled_unix_ns) / 1e9
-        too_many = self._retained_bytes > self._settings.retain_bytes_max
+        most = self._settings.retain_bytes_max if self._file.lock is not None else 0
+        too_many = self._retained_bytes > most
         crowded = self.disk_is_low
         is_over = too_many or crowded or age_s > self._settings.retain_s
         return (batch, True) if is_over else None
