@@ -229,3 +229,14 @@ def test_without_a_directory_nothing_is_retained(tmp_path: Path) -> None:
     assert file is not None
     assert upkeep.has_step(file)
     stop(courier, spool)
+
+
+def test_a_system_without_preallocation_has_a_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has no posix_fallocate."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    spool = open_spool(tmp_path)
+    assert store(spool, "r1").stored
+    spool.close(5.0)
+    assert (tmp_path / "memoir-0001.ballast").stat().st_size == 2 * 2**20

@@ -8,6 +8,7 @@ at once; quarantined ones stay until a person decides.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -109,7 +110,7 @@ class Upkeep:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, BALLAST_BYTES)
+                _allocate(descriptor, BALLAST_BYTES)
             except OSError:
                 path.unlink()
             finally:
@@ -198,6 +199,15 @@ class Upkeep:
         )
         connection.execute("UPDATE batch SET pruned = 1 WHERE number = ?", (batch.number,))
         self._retained_bytes -= batch.bytes if retained else 0
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        written = os.write(descriptor, bytes(size))
+        if written < size:
+            raise OSError(errno.ENOSPC, "no room for the ballast")
 
 
 def _free_pages(connection: sqlite3.Connection) -> int:
