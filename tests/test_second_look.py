@@ -240,3 +240,13 @@ def test_a_system_without_preallocation_has_a_spool(
     assert store(spool, "r1").stored
     spool.close(5.0)
     assert (tmp_path / "memoir-0001.ballast").stat().st_size == 2 * 2**20
+
+
+def test_what_was_evicted_is_not_said_to_be_delivered(tmp_path: Path) -> None:
+    """`wait_drained` is about what waits; what was given up on is lost."""
+    spool = open_spool(tmp_path, spool_bytes_max=2**16, when_full="evict", request_records_max=1)
+    for number in range(20):
+        store(spool, f"r{number}", size=4000)
+    assert totals_of(tmp_path).evicted
+    assert spool.has_evicted
+    spool.close(5.0)

@@ -136,12 +136,12 @@ class Pipeline:
         if parts is None:
             return True
         if parts.spool.file is None:
-            return self.status().totals.pending == 0 and not parts.courier.tally.lost()
+            return self.status().totals.pending == 0 and not _has_lost(parts)
         deadline_s = time.monotonic() + timeout
         drained = parts.spool.flush(timeout) and parts.courier.wait_drained(
             deadline_s - time.monotonic()
         )
-        return drained and not parts.courier.tally.lost()
+        return drained and not _has_lost(parts)
 
     def status(self) -> SpoolStatus:
         """The numbers of promise 2 for the file of this process, also after its end."""
@@ -206,6 +206,10 @@ class Pipeline:
         parts.spool.flush(min(timeout, 1.0))
         parts.courier.close(max(0.0, deadline_s - time.monotonic()))
         parts.spool.close(max(0.5, deadline_s - time.monotonic()))
+
+
+def _has_lost(parts: _Parts) -> bool:
+    return parts.courier.tally.lost() or parts.spool.has_evicted
 
 
 def spool_directory(settings: Settings, resource: Any = None) -> Path:

@@ -49,6 +49,7 @@ class Admission:
         self._settings = settings
         self._end_of_closed = end_of_closed
         self.unwritten: Counter[str] = Counter()
+        self.has_evicted = False
 
     def reason_to_refuse(self, draft: Draft, *, queued: int, on_loop: bool) -> Refused | None:
         """Why a record cannot be accepted, if so; it may evict others to make room.
@@ -99,6 +100,7 @@ class Admission:
             while not upkeep.has_room(queued + size, urgent=urgent):
                 if not upkeep.evict_oldest(file, self._end_of_closed()):
                     return False
+                self.has_evicted = True
             return True
 
         try:

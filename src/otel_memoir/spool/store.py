@@ -194,6 +194,11 @@ class Spool:
         """Refusals that no file knows of, by reason: they came before it or after the end."""
         return self._admission.unwritten
 
+    @property
+    def has_evicted(self) -> bool:
+        """Whether records that waited were given up on, to make room."""
+        return self._admission.has_evicted
+
     # -- opening --------------------------------------------------------------
 
     def open(self) -> None:
