@@ -250,3 +250,31 @@ def test_what_was_evicted_is_not_said_to_be_delivered(tmp_path: Path) -> None:
     assert totals_of(tmp_path).evicted
     assert spool.has_evicted
     spool.close(5.0)
+
+
+def test_a_batch_that_was_evicted_while_it_was_being_read_is_not_sent(tmp_path: Path) -> None:
+    """It has its end, and its gap, already."""
+    spool = open_spool(
+        tmp_path, spool_bytes_max=2**16, when_full="evict", request_records_max=1, **QUICK
+    )
+    taker = Destination()
+    courier = courier_of(spool, taker)
+    spool.on_accept = lambda: None
+    put(spool, "first", size=15_000)
+    read = SpoolFile.rows
+
+    def evicted_meanwhile(file: SpoolFile, *ids: int) -> Any:
+        found = read(file, *ids)
+        if not spool.has_evicted:
+            for number in range(4):
+                put(spool, f"r{number}", size=15_000)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpoolFile, "rows", evicted_meanwhile)
+        drained = courier.wait_drained(TIMEOUT_S)
+    stop(courier, spool)
+    assert drained
+    assert spool.has_evicted
+    assert taker.copies(b"<first>") == 0
+    assert problems_of(tmp_path) == []

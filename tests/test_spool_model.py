@@ -45,7 +45,7 @@ def _settles_without_a_counter(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sends_without_writing_the_attempt_down(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ledger, "note_attempt", lambda *_: None)
+    patch.setattr(ledger, "note_attempt", lambda *_: True)
     patch.setattr(ledger, "note_clear_answer", lambda *_: None)
 
 

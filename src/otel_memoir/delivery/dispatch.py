@@ -155,7 +155,8 @@ class Dispatcher:
             request = build_request(rows)
         if self._unwritten is not None and self._unwritten.source is not source:
             self.write()
-        self._note_attempt(source, batch)
+        if not self._note_attempt(source, batch):
+            return
         stream = source.file.stream(batch.stream)
         if not self.pace.failures:
             # A destination that is away is tried with one batch, and another is not read.
@@ -174,18 +175,19 @@ class Dispatcher:
         self._tally.attempted(outcome, self._monotonic_s() - began_s)
         return outcome
 
-    def _note_attempt(self, source: Source, batch: Batch) -> None:
+    def _note_attempt(self, source: Source, batch: Batch) -> bool:
         unwritten = self._unwritten
 
-        def note(file: SpoolFile) -> None:
+        def note(file: SpoolFile) -> bool:
             if unwritten is not None:
                 unwritten.write(file)
             self._enter(file, batch)
-            ledger.note_attempt(file.connection, batch)
+            return ledger.note_attempt(file.connection, batch)
 
-        source.perform(note)
+        still_waits = source.perform(note)
         if unwritten is not None:
             self._written(unwritten)
+        return still_waits
 
     def _act(self, source: Source, batch: Batch, outcome: Outcome) -> None:
         decision = decide(batch, outcome, others_delivered=self._others_delivered(source, batch))

@@ -97,16 +97,20 @@ def has_work(connection: sqlite3.Connection, ledgered_id: int) -> bool:
     )
 
 
-def note_attempt(connection: sqlite3.Connection, batch: Batch) -> None:
+def note_attempt(connection: sqlite3.Connection, batch: Batch) -> bool:
     """Write down, before it is sent, that a batch is being sent.
 
     It counts as ambiguous until its answer says otherwise: after a crash nobody
     knows what the answer was.
+
+    Returns:
+        Whether the batch waits; it may have been evicted since it was chosen.
     """
-    connection.execute(
-        "UPDATE batch SET attempts = attempts + 1, ambiguous = ambiguous + 1 WHERE number = ?",
-        (batch.number,),
+    found = connection.execute(
+        "UPDATE batch SET attempts = attempts + 1, ambiguous = ambiguous + 1 "
+        "WHERE number = ? AND state = 'pending'", (batch.number,),
     )
+    return found.rowcount == 1
 
 
 def note_clear_answer(connection: sqlite3.Connection, batch: Batch) -> None:
