@@ -278,3 +278,20 @@ def test_a_batch_that_was_evicted_while_it_was_being_read_is_not_sent(tmp_path: 
     assert spool.has_evicted
     assert taker.copies(b"<first>") == 0
     assert problems_of(tmp_path) == []
+
+
+def test_what_a_left_file_holds_is_not_taken_for_drained(tmp_path: Path) -> None:
+    """Right after a failover the courier has not taken the old file over yet."""
+    spool = open_spool(tmp_path, **{**QUICK, "adoption_interval_s": 600.0})
+    taker = Destination()
+    courier = courier_of(spool, taker)
+    put(spool, "r1")
+    assert courier.wait_drained(TIMEOUT_S)
+    taker.is_open = False
+    put(spool, "r2")
+    spool.leave_file(sqlite3.OperationalError("disk I/O error"))
+    taker.is_open = True
+    drained = courier.wait_drained(TIMEOUT_S)
+    stop(courier, spool)
+    assert drained
+    assert taker.copies(b"<r2>") == 1

@@ -53,6 +53,7 @@ class Planner:
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._own: OwnSource | None = None
+        self._has_left = False
         self._adopted: list[AdoptedSource] = []
         self._adoption = Adoption(spool.directory, wall_ns=wall_ns)
         self._next_look_s = float("-inf")
@@ -71,6 +72,8 @@ class Planner:
         if file is None:
             self._own = None
         elif self._own is None or self._own.file is not file:
+            if self._own is not None:
+                self._has_left, self._next_look_s = True, float("-inf")
             self._own = OwnSource(self._spool, file)
         found: list[Source] = [*([self._own] if self._own else []), *self._adopted]
         if self._served in found and self._in_a_row >= _TURN:
@@ -88,6 +91,8 @@ class Planner:
         now_s = self._monotonic_s()
         room = _ADOPTED_MAX - len(self._adopted)
         if room > 0 and now_s >= self._next_look_s:
+            if self._has_left:  # the left file is free once the commit that left it is over
+                self._has_left = not self._spool.flush(self._settings.emit_timeout_s)
             own = self._spool.file.name if self._spool.file else ""
             self._adopted += self._adoption.look(most=room, own=own)
             self._next_look_s = now_s + self._settings.adoption_interval_s
@@ -121,7 +126,8 @@ class Planner:
     @property
     def has_looked(self) -> bool:
         """Whether files of dead processes were looked for since there is room for them."""
-        return self._next_look_s > float("-inf")
+        knows_own = self._own is None or self._own.file is self._spool.file
+        return knows_own and self._next_look_s > float("-inf")
 
     def adopted_any(self) -> bool:
         """Whether files of dead processes are being delivered."""
