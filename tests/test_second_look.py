@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from otel_memoir.delivery.sources import Adoption
-from otel_memoir.spool import Spool
+from otel_memoir.spool import Spool, State, ledger
 from otel_memoir.spool.directory import broken_files
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
@@ -295,3 +295,23 @@ def test_what_a_left_file_holds_is_not_taken_for_drained(tmp_path: Path) -> None
     stop(courier, spool)
     assert drained
     assert taker.copies(b"<r2>") == 1
+
+
+def test_a_clear_answer_that_is_written_twice_counts_once(tmp_path: Path) -> None:
+    """A slow disk can carry a settlement out after its courier gave up waiting for it."""
+    spool = open_spool(tmp_path, request_records_max=1)
+    store(spool, "r1")
+    store(spool, "r2")
+
+    def settle_twice(file: SpoolFile) -> None:
+        batch = ledger.next_unledgered(file.connection, 0, 2**62, 1)
+        assert batch is not None
+        ledger.open_batch(file.connection, batch)
+        ledger.note_attempt(file.connection, batch)
+        for _ in range(2):
+            ledger.note_clear_answer(file.connection, batch)
+            ledger.settle(file.connection, batch, State.DELIVERED, unix_ns=1)
+
+    spool.perform(settle_twice)
+    spool.close(5.0)
+    assert totals_of(tmp_path).ambiguous_attempts == 0

@@ -114,9 +114,13 @@ def note_attempt(connection: sqlite3.Connection, batch: Batch) -> bool:
 
 
 def note_clear_answer(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Write down that the last attempt's answer left no doubt about who has the records."""
+    """Write down that the last attempt's answer left no doubt about who has the records.
+
+    Once: what a slow disk carried out after all is written a second time.
+    """
     connection.execute(
-        "UPDATE batch SET ambiguous = ambiguous - 1 WHERE number = ?", (batch.number,)
+        "UPDATE batch SET ambiguous = ambiguous - 1 WHERE number = ? AND state = 'pending'",
+        (batch.number,),
     )
 
 
