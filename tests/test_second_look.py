@@ -315,3 +315,25 @@ def test_a_clear_answer_that_is_written_twice_counts_once(tmp_path: Path) -> Non
     spool.perform(settle_twice)
     spool.close(5.0)
     assert totals_of(tmp_path).ambiguous_attempts == 0
+
+
+def test_payloads_that_could_not_be_pruned_are_still_counted_as_retained(tmp_path: Path) -> None:
+    """Pruning writes, and a full disk says no; the bound must hold once it can."""
+    spool = open_spool(tmp_path, retain_bytes_max=0, **QUICK)
+    courier = courier_of(spool, Destination())
+    put(spool, "r1")
+    assert courier.wait_drained(TIMEOUT_S)
+    courier.close(5.0)
+    upkeep = spool._home.upkeep
+    assert upkeep is not None
+    spool._writer.stop(5.0)
+    before = upkeep._retained_bytes
+
+    def fail_after(file: SpoolFile) -> None:
+        upkeep.step(file)
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        spool.perform(fail_after)
+    assert upkeep._retained_bytes == before
+    spool.close(5.0)

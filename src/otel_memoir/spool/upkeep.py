@@ -157,21 +157,29 @@ class Upkeep:
             or _free_pages(file.connection) > self._free_pages_max
         )
 
-    def step(self, file: SpoolFile) -> None:
+    def step(self, file: SpoolFile) -> int:
         """Let go of some payloads, ledger rows and pages whose time is over.
 
         Inside the caller's transaction, and short: emitters wait behind it.
+
+        Returns:
+            How many retained bytes went, for ``let_go`` once it is committed.
         """
         while self._runs:
             ledger.merge(file.connection, self._runs.pop())
         found = self._next_to_prune(file.connection)
         if found is not None:
-            self._prune(file.connection, *found)
-        elif _free_pages(file.connection) > self._free_pages_max:
+            return self._prune(file.connection, *found)
+        if _free_pages(file.connection) > self._free_pages_max:
             # A statement that is stepped to its end frees all it was asked to;
             # fetchall() on it freed one page (measured).
             for _ in file.connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})"):
                 pass
+        return 0
+
+    def let_go(self, size: int) -> None:
+        """Count bytes that are retained no longer."""
+        self._retained_bytes -= size
 
     @property
     def _free_pages_max(self) -> int:
@@ -193,12 +201,12 @@ class Upkeep:
         is_over = too_many or crowded or age_s > self._settings.retain_s
         return (batch, True) if is_over else None
 
-    def _prune(self, connection: sqlite3.Connection, batch: Batch, retained: bool) -> None:
+    def _prune(self, connection: sqlite3.Connection, batch: Batch, retained: bool) -> int:
         connection.execute(
             "DELETE FROM record WHERE id BETWEEN ? AND ?", (batch.first_id, batch.last_id)
         )
         connection.execute("UPDATE batch SET pruned = 1 WHERE number = ?", (batch.number,))
-        self._retained_bytes -= batch.bytes if retained else 0
+        return batch.bytes if retained else 0
 
 
 def _allocate(descriptor: int, size: int) -> None:

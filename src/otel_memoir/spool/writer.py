@@ -117,7 +117,7 @@ class Writer:
         upkeep = self._home.upkeep or upkeep
         upkeep.refresh()
         while not self._stopping.is_set() and self._has_step(upkeep):
-            self._chores.perform(upkeep.step)
+            upkeep.let_go(self._chores.perform(upkeep.step))
         if upkeep.disk_is_low:
             with self._commits.committing(1.0) as held:
                 if held and self._home.file is not None:
