@@ -337,3 +337,16 @@ def test_payloads_that_could_not_be_pruned_are_still_counted_as_retained(tmp_pat
         spool.perform(fail_after)
     assert upkeep._retained_bytes == before
     spool.close(5.0)
+
+
+def test_the_envelopes_that_are_read_are_kept_in_bounded_memory(tmp_path: Path) -> None:
+    """A program may make a logger for each request."""
+    spool = open_spool(tmp_path)
+    for number in range(1100):
+        spool.append(draft(f"r{number}")._replace(envelope=b"envelope %d" % number))
+    file = spool.file
+    assert file is not None
+    rows, wrong = file.rows(1, 1100)
+    assert (len(rows), wrong) == (1100, {})
+    assert len(file._envelopes) <= 1024
+    spool.close(5.0)

@@ -311,6 +311,8 @@ class SpoolFile:
         return rows, wrong
 
     def _envelope(self, id_: int) -> bytes:
+        if len(self._envelopes) >= _ENVELOPES_CACHED:
+            self._envelopes.clear()
         found = self._envelopes[id_] = envelope_of(self.reader, id_)
         return found
 
