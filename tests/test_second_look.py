@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import LoggerProvider
 
+from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery.sources import Adoption
 from otel_memoir.spool import Spool, State, ledger
 from otel_memoir.spool.directory import broken_files
@@ -315,6 +318,50 @@ def test_a_clear_answer_that_is_written_twice_counts_once(tmp_path: Path) -> Non
     spool.perform(settle_twice)
     spool.close(5.0)
     assert totals_of(tmp_path).ambiguous_attempts == 0
+
+
+@contextmanager
+def held(lock: Any) -> Iterator[None]:
+    """Another thread holds a lock for as long as the block takes."""
+    taken, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            over.wait(TIMEOUT_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(TIMEOUT_S)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(TIMEOUT_S)
+
+
+def test_the_end_waits_for_no_reader_for_longer_than_it_may(tmp_path: Path) -> None:
+    """A courier whose disk is stuck holds the lock of those who read."""
+    processor = DurableLogRecordProcessor(
+        spool_dir=str(tmp_path), sender=Destination(), shutdown_timeout_s=0.2
+    )
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(processor)
+    provider.get_logger("t").emit(LogRecord(body="x"))
+    assert processor.wait_delivered(TIMEOUT_S)
+    parts = processor.pipeline._made["parts"]
+    ended = threading.Event()
+
+    def end() -> None:
+        processor.wait_delivered(0.1)
+        processor.shutdown()
+        ended.set()
+
+    thread = threading.Thread(target=end)
+    with held(parts.spool.reading):
+        thread.start()
+        assert ended.wait(TIMEOUT_S - 5.0)
+    thread.join(TIMEOUT_S)
 
 
 def test_payloads_that_could_not_be_pruned_are_still_counted_as_retained(tmp_path: Path) -> None:

@@ -152,10 +152,15 @@ class Pipeline:
         with parts.spool.reading:
             return self._status(parts)
 
-    def _status(self, parts: _Parts) -> SpoolStatus:
+    def _note_slot(self, parts: _Parts) -> None:
+        """Keep in mind where the numbers are once the spool is closed."""
         file = parts.spool.file
         if file is not None:
             self._slot = file.lock.slot if file.lock else None
+
+    def _status(self, parts: _Parts) -> SpoolStatus:
+        self._note_slot(parts)
+        file = parts.spool.file
         if file is not None and file.lock is None:
             found = status_of(
                 file.connection, name=file.name, path="", alive=True, now_ns=time.time_ns()
@@ -202,7 +207,7 @@ class Pipeline:
         if parts is None:
             return
         deadline_s = time.monotonic() + timeout
-        self.status()
+        self._note_slot(parts)
         parts.spool.flush(min(timeout, 1.0))
         parts.courier.close(max(0.0, deadline_s - time.monotonic()))
         parts.spool.close(max(0.5, deadline_s - time.monotonic()))

@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _QUIESCE_S = 5.0
 _QUIESCE_NESTED_S = 0.25
+_LOOK_S = 0.25
 
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
 
@@ -316,17 +317,28 @@ class Spool:
         return self._intake.reason_to_refuse(draft) is not None
 
     def has_work(self) -> bool:
-        """Whether anything waits to be sent or told, be it in memory or on disk."""
-        with self.uninterrupted(), self.reading:
-            file = self.file
-            if file is None:
-                return False
-            queued = self._commits.first_queued() is not None
-            if file.lock is not None:
-                return queued or ledger.has_work(file.reader, file.ledgered_id)
-            return queued or self._chores.perform(
-                lambda mine: ledger.has_work(mine.connection, mine.ledgered_id)
-            )
+        """Whether anything waits to be sent or told, be it in memory or on disk.
+
+        While somebody reads for longer than a moment, it is taken to: callers have deadlines.
+        """
+        with self.uninterrupted():
+            if not self.reading.acquire(timeout=_LOOK_S):
+                return True
+            try:
+                return self._has_work()
+            finally:
+                self.reading.release()
+
+    def _has_work(self) -> bool:
+        file = self.file
+        if file is None:
+            return False
+        queued = self._commits.first_queued() is not None
+        if file.lock is not None:
+            return queued or ledger.has_work(file.reader, file.ledgered_id)
+        return queued or self._chores.perform(
+            lambda mine: ledger.has_work(mine.connection, mine.ledgered_id)
+        )
 
     @property
     def open_batch(self) -> tuple[int, int]:
