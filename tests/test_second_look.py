@@ -16,7 +16,9 @@ from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery.sources import Adoption
+from otel_memoir.errors import SpoolError
 from otel_memoir.spool import Spool, State, ledger
+from otel_memoir.spool.connection import open_writer
 from otel_memoir.spool.directory import broken_files
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
@@ -362,6 +364,15 @@ def test_the_end_waits_for_no_reader_for_longer_than_it_may(tmp_path: Path) -> N
         thread.start()
         assert ended.wait(TIMEOUT_S - 5.0)
     thread.join(TIMEOUT_S)
+
+
+def test_a_sqlite_that_is_too_old_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is a syntax error in a statement that nobody wrote."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    with pytest.raises(SpoolError, match=r"3\.37"):
+        open_writer(tmp_path / "x.db", synchronous="FULL")
 
 
 def test_payloads_that_could_not_be_pruned_are_still_counted_as_retained(tmp_path: Path) -> None:

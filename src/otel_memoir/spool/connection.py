@@ -22,6 +22,9 @@ MEMORY = ":memory:"
 StorageError = sqlite3.Error
 """What SQLite raises, for rooms that do not know SQLite."""
 
+_SQLITE_LEAST = (3, 37)
+"""The first one with STRICT tables."""
+
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2}
 
 
@@ -42,6 +45,11 @@ def open_writer(path: Path | str, *, synchronous: str) -> sqlite3.Connection:
 
         SpoolError: SQLite did not take a setting that durability rests on.
     """
+    if sqlite3.sqlite_version_info < _SQLITE_LEAST:
+        raise SpoolError(
+            "open spool", target=path, cause=f"SQLite {sqlite3.sqlite_version} is too old",
+            hint="Use a Python whose sqlite3 module has SQLite 3.37 or newer.",
+        )
     # The class, not sqlite3.connect: the latter is what opentelemetry-
     # instrumentation-sqlite3 wraps, and it would trace our own queue.
     connection = sqlite3.Connection(str(path), isolation_level=None, check_same_thread=False)
