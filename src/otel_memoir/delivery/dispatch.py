@@ -250,6 +250,7 @@ class Dispatcher:
                 message=outcome.message,
             )
 
+        self._deliveries_at_failure.pop((source.file.name, batch.number), None)
         self._tally.settled(State.QUARANTINED, batch.records)
         complaints.say(
             "quarantine",
@@ -325,6 +326,7 @@ class Dispatcher:
         self.write()
         source.perform(write)
         source.settled(batch.bytes, delivered=False)
+        self._deliveries_at_failure.pop((source.file.name, batch.number), None)
         self._tally.settled(State.EXPIRED, batch.records)
 
     def _enter(self, file: SpoolFile, batch: Batch) -> None:
