@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry._logs import LogRecord
@@ -17,6 +17,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery.sources import Adoption
 from otel_memoir.errors import SpoolError
+from otel_memoir.observe import observe
 from otel_memoir.spool import Spool, State, ledger
 from otel_memoir.spool.connection import open_writer
 from otel_memoir.spool.directory import broken_files
@@ -395,6 +396,16 @@ def test_payloads_that_could_not_be_pruned_are_still_counted_as_retained(tmp_pat
         spool.perform(fail_after)
     assert upkeep._retained_bytes == before
     spool.close(5.0)
+
+
+def test_a_meter_provider_that_fails_costs_no_record() -> None:
+    """It is the application's; what it raises must not meet a record."""
+
+    class Broken:
+        def get_meter(self, _: str) -> None:
+            raise RuntimeError
+
+    observe(cast(Any, None), cast(Any, Broken()))
 
 
 def test_the_envelopes_that_are_read_are_kept_in_bounded_memory(tmp_path: Path) -> None:

@@ -35,7 +35,17 @@ class Observed(Protocol):
 
 
 def observe(observed: Observed, provider: MeterProvider | None = None) -> None:
-    """Register the instruments. Called once for each pipeline; costs nothing without an SDK."""
+    """Register the instruments. Called once for each pipeline; costs nothing without an SDK.
+
+    Never raises: the provider is the application's, and a record waits behind this.
+    """
+    try:
+        _register(observed, provider)
+    except Exception as error:  # noqa: BLE001 - promise 6
+        complaints.say("metrics", f"cannot register self-metrics: {error!r}")
+
+
+def _register(observed: Observed, provider: MeterProvider | None) -> None:
     meter = (provider or get_meter_provider()).get_meter(SCOPE)
     meter.create_observable_up_down_counter(
         "otel.sdk.processor.log.queue.size", unit="{log_record}",
