@@ -27,7 +27,7 @@ from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.upkeep import give_up
 
 STREAM_HEADER = "memoir-stream-id"
-"""Lets a Collector key a message by its stream (``docs/collector.md``)."""
+"""Lets a Collector key a message by its stream."""
 
 _Write = Callable[[SpoolFile], None]
 
