@@ -16,6 +16,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery.sources import Adoption
+from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolError
 from otel_memoir.observe import observe
 from otel_memoir.spool import Spool, State, ledger
@@ -419,3 +420,13 @@ def test_the_envelopes_that_are_read_are_kept_in_bounded_memory(tmp_path: Path) 
     assert (len(rows), wrong) == (1100, {})
     assert len(file._envelopes) <= 1024
     spool.close(5.0)
+
+
+def test_a_fork_child_can_complain_though_its_parent_was_complaining() -> None:
+    """The lock of a thread that is not there would keep it silent for good."""
+    with complaints._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if complaints._lock.acquire(timeout=0.0) else 1)
+        _, status = os.waitpid(child, 0)
+    assert status == 0

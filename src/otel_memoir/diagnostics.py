@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -58,8 +59,12 @@ class Complaints:
 
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._monotonic_s = monotonic_s
-        self._lock = threading.Lock()
         self._said: dict[str, tuple[float, int]] = {}
+        self.forget_lock()
+
+    def forget_lock(self) -> None:
+        """In a fork child: whoever held the lock is not there, and nothing would be said."""
+        self._lock = threading.Lock()
 
     def say(self, kind: str, message: str) -> bool:
         """Log ``message`` as a warning; return whether it was said now."""
@@ -80,6 +85,7 @@ class Complaints:
 
 
 complaints = Complaints()
+os.register_at_fork(after_in_child=complaints.forget_lock)
 
 
 @contextlib.contextmanager
