@@ -430,3 +430,19 @@ def test_a_fork_child_can_complain_though_its_parent_was_complaining() -> None:
             os._exit(0 if complaints._lock.acquire(timeout=0.0) else 1)
         _, status = os.waitpid(child, 0)
     assert status == 0
+
+
+def test_a_record_that_is_refused_while_the_spool_closes_is_counted(tmp_path: Path) -> None:
+    """The last commit was made before it came."""
+    spool = open_spool(tmp_path)
+    store(spool, "r1")
+    writer = spool._writer
+    stop_writer = writer.stop
+
+    def stop_and_emit(timeout: float) -> None:
+        stop_writer(timeout)
+        spool.append(draft("late"))
+
+    writer.stop = stop_and_emit  # type: ignore[method-assign]  # as another thread would
+    spool.close(5.0)
+    assert totals_of(tmp_path).refused == {"after_shutdown": 1}

@@ -376,6 +376,7 @@ class Spool:
         try:
             with self.uninterrupted(), self._commits.committing(timeout) as held:
                 if held and reading:
+                    self._commit(())  # what was refused since the flush
                     self._home.move_out()
         finally:
             if reading:
