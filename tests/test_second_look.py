@@ -17,8 +17,9 @@ from opentelemetry.sdk._logs import LoggerProvider
 from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery.sources import Adoption
 from otel_memoir.diagnostics import complaints
-from otel_memoir.errors import SpoolError
+from otel_memoir.errors import SettingsError, SpoolError
 from otel_memoir.observe import observe
+from otel_memoir.settings import Settings
 from otel_memoir.spool import Spool, State, ledger
 from otel_memoir.spool.connection import open_writer
 from otel_memoir.spool.directory import broken_files
@@ -446,3 +447,17 @@ def test_a_record_that_is_refused_while_the_spool_closes_is_counted(tmp_path: Pa
     writer.stop = stop_and_emit  # type: ignore[method-assign]  # as another thread would
     spool.close(5.0)
     assert totals_of(tmp_path).refused == {"after_shutdown": 1}
+
+
+@pytest.mark.parametrize(
+    "given", [{"spool_dir": 5}, {"headers": "token=x"}, {"insecure": "no"}, {"endpoint": b"http://x"}]
+)
+def test_a_setting_of_another_type_is_refused_at_once(given: dict[str, Any]) -> None:
+    """Else the first record meets it, and each one after: none is stored, none counted."""
+    with pytest.raises(SettingsError, match=next(iter(given))):
+        Settings(**given)
+
+
+def test_a_path_is_as_good_as_its_text(tmp_path: Path) -> None:
+    """Where a setting is a path."""
+    assert Settings.load(environ={}, spool_dir=tmp_path).spool_dir == tmp_path

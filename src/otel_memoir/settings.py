@@ -300,6 +300,8 @@ def _check(name: str, value: Any, field: Mapping[str, Any], hint: Any) -> None:
             hint="Choose one of them.",
         )
     least, most = field["least"], _MOST.get(field["unit"], 0)
+    if least is None and not allowed:
+        _check_type(name, value, hint)
     if least is None or value is None:
         return
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -307,6 +309,16 @@ def _check(name: str, value: Any, field: Mapping[str, Any], hint: Any) -> None:
         wanted = f"at least {least:g}" if not is_number or not value > most else f"at most {most:g}"
         raise SettingsError(
             "use setting", target=name, cause=f"{value!r} is not a number of {wanted}",
+            hint=f"See {name!r} in docs/settings.md.",
+        )
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    kinds = tuple(typing.get_origin(kind) or kind for kind in _kinds(hint))
+    if not isinstance(value, (*kinds, os.PathLike) if str in kinds else kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise SettingsError(
+            "use setting", target=name, cause=f"{value!r} is not of type {wanted}",
             hint=f"See {name!r} in docs/settings.md.",
         )
 
