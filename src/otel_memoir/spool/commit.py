@@ -100,8 +100,7 @@ class Committer:
         self.file = file
         self.chores: deque[Chore] = deque()
         self.refused: Counter[Refused] = Counter()
-        self._refused_written: Counter[Refused] = Counter()
-        self._refusing = threading.Lock()
+        self._refusals: deque[Refused] = deque()
         self.reserve = 0
         self.lost: list[tuple[Life, int, int, Refused]] = []
         self._every_commit_synced = every_commit_synced
@@ -123,17 +122,23 @@ class Committer:
     @property
     def has_refusals(self) -> bool:
         """Whether records were refused that the file does not know of yet."""
-        return bool(self.refused or self.lost)
+        return bool(self._refusals or self.refused or self.lost)
 
     def count_refused(self, reason: Refused) -> None:
         """Count a record that was refused at the door. Any thread may call it, at any time."""
-        with self._refusing:
-            self.refused[reason] += 1
+        # One step, and no lock that an exception from outside could leave taken.
+        self._refusals.append(reason)
+
+    def _gather_refusals(self) -> None:
+        while self._refusals:
+            self.refused[self._refusals[0]] += 1
+            self._refusals.popleft()
 
     def __call__(self, offered: Sequence[Entry]) -> bool:
         """Store what is offered; return False if it must be offered again."""
         entries = [entry for entry in offered if entry.sequence > entry.life.stored]
         self._name_holes(entries)
+        self._gather_refusals()
         chores = [self.chores.popleft() for _ in range(len(self.chores))]
         if not (entries or chores or self.has_refusals):
             return True
@@ -200,7 +205,7 @@ class Committer:
                 self.file.insert(self._number(life, mine), mine, reserve=self.reserve)
         if self._ended is not None:
             self._number(self._ended, ())
-        if self.has_refusals:
+        if self.refused or self.lost:
             self._write_refusals()
         if chores:
             self._run_all(chores)
@@ -248,9 +253,7 @@ class Committer:
     def _write_refusals(self) -> None:
         now_ns = self._wall_ns()
         stream = self.file.newest_stream()
-        with self._refusing:
-            self._refused_written = self.refused.copy()
-        for reason, records in self._refused_written.items():
+        for reason, records in self.refused.items():
             ledger.count(self.file.connection, stream, f"refused:{reason}", records, 0)
             ledger.note_gap(
                 self.file.connection, stream, f"refused:{reason}", records, unix_ns=now_ns
@@ -288,9 +291,7 @@ class Committer:
         else:
             self._unsynced.extend(entries)
             self._unsynced_bytes += sum(entry.size for entry in entries)
-        with self._refusing:
-            self.refused -= self._refused_written  # more may have come during the commit
-            self._refused_written.clear()
+        self.refused.clear()
         self.lost.clear()
         self._ended = None
         for chore in chores:
