@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import BlockingError, blockbuster_ctx
 
 from otel_memoir.delivery import Courier
 from otel_memoir.errors import SpoolError
-from otel_memoir.spool import Batch, Draft, Spool, State, Ticket, ledger
+from otel_memoir.spool import Batch, Draft, Refused, Spool, State, Ticket, ledger
 from otel_memoir.spool.connection import set_synchronous
 from otel_memoir.spool.directory import Slot, is_held, take_slot
 from otel_memoir.spool.file import SpoolFile
@@ -148,6 +149,24 @@ def test_emit_after_the_end_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(30)
+def test_a_record_that_cannot_be_stamped_is_refused_and_counted(tmp_path: Path) -> None:
+    """The clock may be the application's own; what it raises costs no number."""
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    assert spool.life is not None
+    plain = spool.life.stamp
+
+    def broken(draft: Draft, sequence: int) -> tuple[bytes, int]:
+        raise ZeroDivisionError
+
+    spool.life.stamp = broken
+    assert is_refused(spool.append(draft("x")), "broken")
+    spool.life.stamp = plain
+    assert store(spool, "second").sequence == 2
+    spool.close(5.0)
+    assert dict(totals_of(tmp_path).refused) == {"broken": 1}
+
+
 def test_an_emit_that_races_with_the_end_is_stored_or_refused_but_not_left_waiting(
     tmp_path: Path,
 ) -> None:
@@ -369,21 +388,53 @@ def test_a_process_that_dies_in_power_leaves_no_gap(tmp_path: Path) -> None:
     spool.close(5.0)
 
 
+def test_an_event_loop_is_not_blocked_by_its_first_record_nor_by_any_other(tmp_path: Path) -> None:
+    """blockbuster, which ``langgraph dev`` runs, raises where a loop's thread blocks."""
+    spool = open_spool(tmp_path)
+
+    async def main() -> None:
+        with blockbuster_ctx():
+            for number in range(100):
+                found = spool.append(draft(f"r{number}"))
+                assert not isinstance(found, Refused)
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert spool.flush(5.0)
+    assert all_names_in(tmp_path) == [f"r{number}" for number in range(100)]
+    spool.close(5.0)
+
+
+def test_blockbuster_sees_a_loop_that_is_told_to_block(tmp_path: Path) -> None:
+    """The control."""
+    spool = open_spool(tmp_path, on_event_loop="block")
+
+    async def main() -> None:
+        with blockbuster_ctx():
+            spool.append(draft("x"))
+
+    with pytest.raises(BlockingError):
+        asyncio.run(main())
+    spool.close(5.0)
+
+
 def test_a_record_handed_over_on_an_event_loop_is_named_when_the_process_dies(
     tmp_path: Path,
 ) -> None:
-    """Also the very first one, before any commit has reserved numbers."""
+    """The first commit for a loop has reserved numbers for what comes after it."""
 
     def die() -> None:
         async def main() -> None:
             spool = open_spool(tmp_path, batch_delay_s=30.0)
+            assert spool.append(draft("first")) is None
+            assert spool.flush(5.0)
             assert isinstance(spool.append(draft("in memory")), Ticket)
             os._exit(0)
 
         asyncio.run(main())
 
     assert in_child(die) == 0
-    assert all_names_in(tmp_path) == []
+    assert all_names_in(tmp_path) == ["first"]
     spool = open_spool(tmp_path)
     store(spool, "next")
     assert select(tmp_path / "memoir-0001.db", "SELECT cause FROM gap") == [("unclean_end",)]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OLDEST_SDK = ("opentelemetry-sdk==1.40.0", "opentelemetry-api==1.40.0",
               "opentelemetry-exporter-otlp==1.40.0", "opentelemetry-proto==1.40.0")
-TOOLS = ("pytest", "pytest-timeout", "hypothesis", "cryptography")
+TOOLS = ("blockbuster", "pytest", "pytest-timeout", "hypothesis", "cryptography")
 QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
          "outcome", "backoff", "house")

@@ -135,12 +135,12 @@ class Pipeline:
         parts = self._made.get("parts")
         if parts is None:
             return True
+        deadline_s = time.monotonic() + timeout
+        if not parts.spool.flush(timeout):
+            return False
         if parts.spool.file is None:
             return self.status().totals.pending == 0 and not _has_lost(parts)
-        deadline_s = time.monotonic() + timeout
-        drained = parts.spool.flush(timeout) and parts.courier.wait_drained(
-            deadline_s - time.monotonic()
-        )
+        drained = parts.courier.wait_drained(deadline_s - time.monotonic())
         return drained and not _has_lost(parts)
 
     def status(self) -> SpoolStatus:

@@ -16,10 +16,12 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool.admission import Admission
 from otel_memoir.spool.group_commit import Group, GroupCommit
 from otel_memoir.spool.home import RESERVE, Home, on_event_loop
-from otel_memoir.spool.model import AFTER_SHUTDOWN, Draft, Entry, Life, Refused
+from otel_memoir.spool.model import AFTER_SHUTDOWN, BROKEN, BUSY, Draft, Entry, Life, Refused
 from otel_memoir.spool.nesting import Nesting
 from otel_memoir.spool.open_batch import OpenBatch
 from otel_memoir.spool.ticket import Ticket
+
+_PATIENCE_S = 5.0
 
 
 class Intake:
@@ -38,6 +40,8 @@ class Intake:
 
         open_home: Moves in, at the first record; returns the life, or ``None`` after the end.
 
+        start_writer: Starts the writer thread, if it does not run yet.
+
         ring: Wakes the writer thread.
 
         on_accept: Called after each emit that accepted something.
@@ -52,6 +56,7 @@ class Intake:
         settings: Settings,
         *,
         open_home: Callable[[], Life | None],
+        start_writer: Callable[[], None],
         ring: Callable[[], None],
         on_accept: Callable[[], None],
     ) -> None:
@@ -64,6 +69,10 @@ class Intake:
         self._admission = admission
         self._settings = settings
         self._open_home = open_home
+        self._start_writer = start_writer
+        self._early: deque[Draft] = deque()
+        self._early_bytes = 0
+        self._taking_early = threading.Lock()
         self._ring = ring
         self._on_accept = on_accept
         self._queued_bytes = 0
@@ -98,10 +107,30 @@ class Intake:
         """Take note that payload bytes no longer wait in memory."""
         self._queued_bytes = max(0, self._queued_bytes - size)
 
+    @property
+    def has_early(self) -> bool:
+        """Whether event loops handed over records before there was a file."""
+        return bool(self._early)
+
+    def take_early(self) -> None:
+        """Open the file, and store what event loops handed over before. Not for their threads."""
+        if not self._early or not self._taking_early.acquire(timeout=_PATIENCE_S):
+            return
+        try:
+            self._open_home()
+            committer = self._home.committer
+            if committer is not None:
+                committer.reserve = RESERVE
+            self._append_all(self._early)
+            self._early_bytes = 0
+        finally:
+            self._taking_early.release()
+
     def close(self) -> None:
         """Refuse what comes from now on; on return, all that came before is in the queue."""
         with self.nesting.uninterrupted():
             self.nesting.drain_left_over()
+            self.take_early()
         self.is_closed = True
         with self.nesting.uninterrupted(), self._commits.append_lock:
             pass  # an emit that saw it open has its place in the queue now
@@ -114,8 +143,10 @@ class Intake:
 
     # -- one record, or all that interrupted one ------------------------------
 
-    def _append(self, draft: Draft) -> Ticket | Refused:
+    def _append(self, draft: Draft) -> Ticket | Refused | None:
         on_loop = on_event_loop()
+        if on_loop and self._hands_over(on_loop) and (self._early or self._home.life is None):
+            return self._put_off(draft)
         added = self._enqueue(draft, on_loop)
         if isinstance(added, Refused):
             return added
@@ -126,6 +157,22 @@ class Intake:
             self._is_late()
         self._on_accept()
         return ticket.refusal or ticket
+
+    def _put_off(self, draft: Draft) -> Refused | None:
+        """Keep a record until the writer has opened the file: to open it would block the loop.
+
+        While others wait here, it waits behind them: order is order of emits.
+        """
+        size = len(draft.payload)
+        if self.is_closed:
+            return self._admission.refuse(AFTER_SHUTDOWN)
+        if self._early_bytes + size > 2 * self._settings.memory_bytes_max:
+            return self._admission.refuse(BUSY)
+        self._early_bytes += size
+        self._early.append(draft)
+        self._start_writer()
+        self._ring()
+        return None
 
     def _append_all(self, drafts: deque[Draft]) -> None:
         """Accept what interrupted an emit, all with one wait for the disk.
@@ -182,10 +229,14 @@ class Intake:
         committer = self._home.committer
         if committer is not None and not committer.reserve and self._hands_over(on_loop):
             committer.reserve = RESERVE
-        with self._commits.append_lock:
-            # The end may have come since the reason was asked for.
-            life = None if self.is_closed else self._home.life
-            added = self._add_locked(life, draft, payload, packed) if life else None
+        try:
+            with self._commits.append_lock:
+                # The end may have come since the reason was asked for.
+                life = None if self.is_closed else self._home.life
+                added = self._add_locked(life, draft, payload, packed) if life else None
+        except Exception as error:  # noqa: BLE001 - the clock may be the application's own
+            complaints.say("stamp", f"a record could not be stamped: {error!r}")
+            return self._admission.refuse(BROKEN)
         return added or self._admission.refuse(AFTER_SHUTDOWN)
 
     def _add_locked(

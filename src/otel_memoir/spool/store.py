@@ -119,13 +119,18 @@ class Spool:
         )
         self._intake = Intake(
             self._home, self._commits, self._batch, self._admission, self.settings,
-            open_home=self._open, ring=self._ring, on_accept=self._accepted,
+            open_home=self._open, start_writer=self._start_writer, ring=self._ring,
+            on_accept=self._accepted,
         )
         self._writer = Writer(
             self._home, self._chores, self._commits, self._intake.nesting, self.settings,
-            leave_file=self.leave_file, on_written=self._accepted,
+            take_early=self._intake.take_early, leave_file=self.leave_file,
+            on_written=self._accepted,
         )
         self._last_append_s = float("-inf")
+
+    def _start_writer(self) -> None:
+        self._writer.start()
 
     def _ring(self) -> None:
         self._writer.alarm.ring()
@@ -176,7 +181,8 @@ class Spool:
         Returns:
             A ticket; or the reason of the refusal; or ``None`` if this emit
             interrupted another one of the same thread, which stores the record
-            before it returns.
+            before it returns, or if it came on an event loop before the file was
+            open, which is not done on a loop's thread.
         """
         self.check_pid()
         return self._intake.append(draft)
@@ -265,6 +271,8 @@ class Spool:
     def flush(self, timeout: float) -> bool:
         """Commit and fsync all that was appended; return whether it was done in time."""
         self.check_pid()
+        with self.uninterrupted():
+            self._intake.take_early()
         if self._home.life is None:
             return True
         deadline_s = self._monotonic_s() + timeout
@@ -332,8 +340,8 @@ class Spool:
     def _has_work(self) -> bool:
         file = self.file
         if file is None:
-            return False
-        queued = self._commits.first_queued() is not None
+            return self._intake.has_early
+        queued = self._intake.has_early or self._commits.first_queued() is not None
         if file.lock is not None:
             return queued or ledger.has_work(file.reader, file.ledgered_id)
         return queued or self._chores.perform(

@@ -33,6 +33,8 @@ class Writer:
 
         settings: The settings.
 
+        take_early: Opens the file, and stores what event loops handed over before.
+
         leave_file: Goes on in another file.
 
         on_written: Called after each round.
@@ -46,6 +48,7 @@ class Writer:
         nesting: Nesting[Draft],
         settings: Settings,
         *,
+        take_early: Callable[[], None],
         leave_file: Callable[[Exception], None],
         on_written: Callable[[], None],
     ) -> None:
@@ -57,11 +60,22 @@ class Writer:
         self._settings = settings
         self._leave_file = leave_file
         self._on_written = on_written
+        self._take_early = take_early
         self._stopping = threading.Event()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread, where one can be started: else ``flush`` and the end do its work."""
+        if self._thread is not None or not self._starting.acquire(blocking=False):
+            return
+        try:
+            if self._thread is None:
+                self._start()
+        finally:
+            self._starting.release()
+
+    def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="memoir-writer", daemon=True)
         try:
             thread.start()
@@ -90,6 +104,10 @@ class Writer:
         return _UPKEEP_INTERVAL_S
 
     def _write_once(self) -> None:
+        try:
+            self._take_early()
+        except Exception as error:  # noqa: BLE001 - as below
+            complaints.say("writer", f"{self._home.directory} could not be opened: {error}")
         committer, upkeep = self._home.committer, self._home.upkeep
         if committer is None or upkeep is None:
             return
