@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -15,15 +17,17 @@ import pytest
 from crash import Fault, count_calls, run_with_fault, sweep
 from otel_memoir.delivery import Courier
 from otel_memoir.delivery.encoding import join_envelope
+from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
 from otel_memoir.sdk.gap_event import gap_draft
-from otel_memoir.spool import Ticket
+from otel_memoir.spool import Spool, Ticket
 from otel_memoir.spool.connection import StorageError
 from otel_memoir.spool.home import Home
 from spool_helpers import (
     Destination,
     all_names_in,
     courier_of,
+    disk_full,
     draft,
     io_error,
     is_refused,
@@ -203,6 +207,43 @@ def test_a_disk_that_fails_again_while_a_new_file_is_begun_does_not_stop_the_pro
     third = spool.append(draft("third"))
     assert isinstance(third, Ticket)
     assert third.stored, "the spool never recovers"
+    spool.close(5.0)
+
+
+class Asking(logging.Handler):
+    """A handler of the application that waits for the spool while it handles a complaint."""
+
+    def __init__(self, spool: Spool) -> None:
+        super().__init__()
+        self._spool = spool
+        self.answers: list[bool] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        asking = threading.Thread(
+            target=lambda: self.answers.append(self._spool.flush(1.0)), name="asking"
+        )
+        asking.start()
+        asking.join(5.0)
+
+
+@pytest.mark.parametrize("failing", ["disk full", "I/O error"])
+def test_nothing_is_said_while_the_commit_lock_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """celery makes log records of stderr: its handler would wait for our commit, and we for it."""
+    monkeypatch.setattr(complaints, "_said", {})
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    handler = Asking(spool)
+    logger = logging.getLogger("otel_memoir")
+    logger.addHandler(handler)
+    try:
+        make_faulty(spool, "COMMIT", disk_full() if failing == "disk full" else io_error())
+        spool.append(draft("second"))
+    finally:
+        logger.removeHandler(handler)
+    assert handler.answers
+    assert all(handler.answers)
     spool.close(5.0)
 
 

@@ -60,14 +60,35 @@ class Complaints:
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._monotonic_s = monotonic_s
         self._said: dict[str, tuple[float, int]] = {}
+        self._thread = threading.local()
         self.forget_lock()
 
     def forget_lock(self) -> None:
         """In a fork child: whoever held the lock is not there, and nothing would be said."""
         self._lock = threading.Lock()
 
+    def hold_back(self) -> None:
+        """Keep what this thread says until ``let_out``, while it holds a lock of ours.
+
+        What is said goes to handlers of the application. One of them may be waiting for
+        that lock: celery makes log records of stderr.
+        """
+        if getattr(self._thread, "held", None) is None:
+            self._thread.held = []
+
+    def let_out(self) -> None:
+        """Say what this thread held back."""
+        held: list[tuple[str, str]] | None = getattr(self._thread, "held", None)
+        self._thread.held = None
+        for kind, message in held or ():
+            self.say(kind, message)
+
     def say(self, kind: str, message: str) -> bool:
-        """Log ``message`` as a warning; return whether it was said now."""
+        """Log ``message`` as a warning; return whether it was said, or held back, now."""
+        held: list[tuple[str, str]] | None = getattr(self._thread, "held", None)
+        if held is not None:
+            held.append((kind, message))
+            return True
         if not self._lock.acquire(blocking=False):
             return False
         try:

@@ -14,7 +14,7 @@ Promises:
 
 ``commit`` runs under the commit lock and must not raise an ``Exception``. It
 returns False if the entries must be offered again; what it can never store it
-answers for itself.
+answers for itself. ``after`` runs in the same thread once the lock is free.
 """
 
 from __future__ import annotations
@@ -66,10 +66,12 @@ class GroupCommit(Generic[E]):
         self,
         commit: Callable[[Sequence[E]], bool],
         *,
+        after: Callable[[], None] = lambda: None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.append_lock = threading.Lock()
         self._commit = commit
+        self._after = after
         self._monotonic_s = monotonic_s
         # Re-entrant only so that releasing it without owning it is an error that
         # can be told apart (see ``committing``); it is never taken twice.
@@ -128,6 +130,7 @@ class GroupCommit(Generic[E]):
                 self._commit_lock.release()
             except RuntimeError:  # not owned: not had in time
                 pass
+            self._after()
 
     @contextlib.contextmanager
     def committing(self, timeout: float) -> Iterator[bool]:

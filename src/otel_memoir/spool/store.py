@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from otel_memoir.diagnostics import unobserved
+from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.settings import Settings
 from otel_memoir.spool import ledger
@@ -90,8 +90,8 @@ class Spool:
         self._make_stamper = make_stamper
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
-        self.on_accept: Callable[[], None] = _nothing
-        self.on_forget: Callable[[], None] = _nothing
+        self.on_accept: Callable[[], None] = lambda: None
+        self.on_forget: Callable[[], None] = lambda: None
         self._start_anew()
         _spools.add(self)
 
@@ -101,7 +101,7 @@ class Spool:
         # Held while a thread of ours reads; taken before the commit lock.
         self.reading = threading.RLock()
         self._commits: GroupCommit[Entry] = GroupCommit(
-            self._commit, monotonic_s=self._monotonic_s
+            self._commit, after=complaints.let_out, monotonic_s=self._monotonic_s
         )
         self._batch = OpenBatch(
             records_max=self.settings.request_records_max, bytes_max=self.settings.request_bytes_max
@@ -215,11 +215,15 @@ class Spool:
     def _open(self) -> Life | None:
         if self._intake.is_closed:
             return None
-        with self._open_lock, unobserved():
-            if self._home.life is None and not self._intake.is_closed:
-                self._home.move_in()
-                self._writer.start()
-            return self._home.life
+        complaints.hold_back()
+        try:
+            with self._open_lock, unobserved():
+                if self._home.life is None and not self._intake.is_closed:
+                    self._home.move_in()
+                    self._writer.start()
+                return self._home.life
+        finally:
+            complaints.let_out()
 
     def leave_file(self, error: Exception) -> None:
         """Go on in a new file: the courier found that this one is broken."""
@@ -236,6 +240,7 @@ class Spool:
         committer = self._home.committer
         if committer is None:
             return not entries
+        complaints.hold_back()
         done = committer(entries)
         if done:
             self._committed(entries, committer.reserve)
@@ -389,7 +394,4 @@ class Spool:
         finally:
             if reading:
                 self.reading.release()
-
-
-def _nothing() -> None:
-    return None
+            complaints.let_out()
