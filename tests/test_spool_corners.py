@@ -1,4 +1,4 @@
-"""What a second reading of the spool and the courier found, each with the run that shows it."""
+"""Corners of spool and courier where two things happen at once, each with the run that shows it."""
 
 from __future__ import annotations
 
