@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -32,6 +33,7 @@ from spool_helpers import (
     io_error,
     is_refused,
     make_faulty,
+    names_in,
     open_spool,
     problems_of,
     select,
@@ -294,6 +296,36 @@ def test_a_full_disk_refuses_counts_drains_and_tells(small_disk: Path) -> None:
     assert totals.accepted == len(found) - len(refused) + events
     assert (totals.delivered, totals.unaccounted) == (totals.accepted, 0)
     assert gate.copies(b"refused:disk_full")
+    assert problems_of(small_disk / "spool") == []
+
+
+def fill_up(directory: Path) -> Path:
+    """Leave no room on a file system; return the file to remove."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(65536))
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(b"x")
+    return filler
+
+
+def test_a_process_that_starts_on_a_full_disk_refuses_until_there_is_room(
+    small_disk: Path,
+) -> None:
+    """It does not go on in memory, which would die with it; the refusals are counted on disk."""
+    filler = fill_up(small_disk)
+    spool = open_spool(small_disk / "spool")
+    assert [is_refused(spool.append(draft(f"r{n}")), "disk_full") for n in range(3)] == [True] * 3
+    assert spool.file is None
+    filler.unlink()
+    spool._home._next_try_s = float("-inf")  # instead of a wait
+    assert store(spool, "after").stored
+    spool.close(5.0)
+    assert names_in(small_disk / "spool") == {"after"}
+    assert dict(totals_of(small_disk / "spool").refused) == {"disk_full": 3}
     assert problems_of(small_disk / "spool") == []
 
 

@@ -63,7 +63,7 @@ class Admission:
         """
         upkeep, settings = self._home.upkeep, self._settings
         if upkeep is None:
-            return BROKEN
+            return DISK_FULL if self._home.disk_is_full else BROKEN
         size, urgent = len(draft.payload) + _STAMP_BYTES, draft.severity >= WARN
         if size > settings.record_bytes_max:
             return TOO_LARGE
@@ -89,6 +89,13 @@ class Admission:
             "`otel-memoir status` shows how many.",
         )
         return reason
+
+    def write_refused(self) -> None:
+        """Have what was refused before there was a file counted in it."""
+        committer = self._home.committer
+        while committer is not None and self.unwritten:
+            reason, records = self.unwritten.popitem()
+            committer.refused[Refused(reason)] += records
 
     def _evict(self, size: int, *, queued: int, urgent: bool) -> bool:
         """Evict the oldest batches until there is room; return whether there is."""

@@ -14,12 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError(
+        "otel-memoir needs flock(2), which Windows does not have: run it in WSL or a container"
+    ) from error
 
 from otel_memoir.errors import SpoolError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.settings import Settings
 from otel_memoir.spool.commit import Committer, Successor
+from otel_memoir.spool.connection import is_disk_full
 from otel_memoir.spool.directory import prepare_directory, slots
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
@@ -29,6 +31,7 @@ RESERVE = 2**14
 """So many numbers are reserved at once where records wait in memory."""
 
 _FILES_TRIED = 3
+_FULL_RETRY_S = 1.0
 
 
 class Home:
@@ -71,6 +74,8 @@ class Home:
         self._batch = batch
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
+        self.disk_is_full = False
+        self._next_try_s = float("-inf")
         self._avoid: frozenset[int] = frozenset()
         self._left: list[LeftFile] = []
 
@@ -86,8 +91,19 @@ class Home:
         return file is None or file.lock is not None
 
     def move_in(self) -> None:
-        """Begin a life in a file, or in memory; does not raise for a disk that fails."""
-        self._begin_somewhere(self._make_committer)
+        """Begin a life in a file, or in memory where no file can be had.
+
+        On a full disk it begins nowhere: there will be room, and memory dies with the process.
+        """
+        if self._monotonic_s() < self._next_try_s:
+            return
+        self.disk_is_full = False
+        if self._begin_in_a_file(self._make_committer) is not None:
+            return
+        if self.disk_is_full:
+            self.committer, self._next_try_s = None, self._monotonic_s() + _FULL_RETRY_S
+        else:
+            self._begin_in_memory(self._make_committer)
 
     def _make_committer(self, file: SpoolFile) -> None:
         self.committer = Committer(
@@ -95,8 +111,8 @@ class Home:
             make_room=self._make_room, wall_ns=self._wall_ns,
         )
 
-    def _begin_somewhere(self, use: Callable[[SpoolFile], None]) -> SpoolFile:
-        """Begin a life in a file that takes its first commit; in memory, if none does.
+    def _begin_in_a_file(self, use: Callable[[SpoolFile], None]) -> SpoolFile | None:
+        """Begin a life in a file that takes its first commit, if one does.
 
         Args:
             use: Told of each file before its life begins.
@@ -105,6 +121,9 @@ class Home:
             file = self._open_file()
             if file is not None and self._begins(file, use):
                 return file
+        return None
+
+    def _begin_in_memory(self, use: Callable[[SpoolFile], None]) -> SpoolFile:
         complaints.say(
             "memory", f"{self.directory} cannot be used: records are kept in memory only, and die "
             "with the process.",
@@ -121,7 +140,8 @@ class Home:
             return True
         except (sqlite3.Error, MemoirError, OSError) as error:
             complaints.say("begin", f"cannot begin in {file.path}: {error}")
-        if file.lock is not None:
+            self.disk_is_full |= is_disk_full(error)
+        if file.lock is not None and not self.disk_is_full:
             self._avoid |= {file.lock.slot.number}
         with contextlib.suppress(sqlite3.Error):
             file.close()
@@ -140,6 +160,8 @@ class Home:
             )
         except (SpoolError, OSError, sqlite3.Error) as error:
             complaints.say("directory", str(error))
+            no_room = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            self.disk_is_full |= no_room or is_disk_full(error.__cause__ or error)
             return None
 
     def _with_a_past(self) -> frozenset[int]:
@@ -174,7 +196,8 @@ class Home:
         self._avoid |= {file.lock.slot.number}
         left = leave(file, error, wall_ns=self._wall_ns)
         self._left.append(left)
-        return Successor(self._begin_somewhere(_ignore), life, left.let_go)
+        file = self._begin_in_a_file(_ignore) or self._begin_in_memory(_ignore)
+        return Successor(file, life, left.let_go)
 
     def _make_room(self) -> bool:
         return self.upkeep is not None and self.upkeep.release_ballast()

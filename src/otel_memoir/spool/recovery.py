@@ -14,7 +14,7 @@ from pathlib import Path
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolError
-from otel_memoir.spool.connection import is_corrupt, is_io_error
+from otel_memoir.spool.connection import is_corrupt, is_disk_full, is_io_error
 from otel_memoir.spool.directory import SlotLock, rename_database, take_slot
 from otel_memoir.spool.file import SpoolFile, abandoned
 from otel_memoir.spool.moved import give_away_moved
@@ -48,12 +48,12 @@ def open_slot(
             last = error
             avoid |= _give_up(lock, error, wall_ns)
             failing += is_io_error(error)
-            if failing >= _FAILING_MAX:
+            if failing >= _FAILING_MAX or is_disk_full(error):
                 break
         except OSError:
             lock.release()
             raise
-    raise SpoolError("open a slot in", target=directory, cause=last)
+    raise SpoolError("open a slot in", target=directory, cause=last) from last
 
 
 def open_held(lock: SlotLock, *, synchronous: str = "FULL") -> SpoolFile:

@@ -220,6 +220,7 @@ class Spool:
             with self._open_lock, unobserved():
                 if self._home.life is None and not self._intake.is_closed:
                     self._home.move_in()
+                    self._admission.write_refused()
                     self._writer.start()
                 return self._home.life
         finally:
