@@ -388,21 +388,41 @@ def test_a_process_that_dies_in_power_leaves_no_gap(tmp_path: Path) -> None:
     spool.close(5.0)
 
 
-def test_an_event_loop_is_not_blocked_by_its_first_record_nor_by_any_other(tmp_path: Path) -> None:
-    """blockbuster, which ``langgraph dev`` runs, raises where a loop's thread blocks."""
-    spool = open_spool(tmp_path)
+def emit_on_a_loop(spool: Spool, count: int, **given: int) -> None:
+    """Append records on a thread that runs an event loop which must not block."""
 
     async def main() -> None:
         with blockbuster_ctx():
-            for number in range(100):
-                found = spool.append(draft(f"r{number}"))
+            for number in range(count):
+                found = spool.append(draft(f"r{number}", **given))
                 assert not isinstance(found, Refused)
                 await asyncio.sleep(0)
 
     asyncio.run(main())
     assert spool.flush(5.0)
+
+
+def test_an_event_loop_is_not_blocked_by_its_first_record_nor_by_any_other(tmp_path: Path) -> None:
+    """blockbuster, which ``langgraph dev`` runs, raises where a loop's thread blocks."""
+    spool = open_spool(tmp_path)
+    emit_on_a_loop(spool, 100)
     assert all_names_in(tmp_path) == [f"r{number}" for number in range(100)]
     spool.close(5.0)
+
+
+def test_an_event_loop_is_not_blocked_by_an_eviction(tmp_path: Path) -> None:
+    """The writer evicts, after the fact; the oldest go, and are counted."""
+    spool = open_spool(
+        tmp_path, when_full="evict", spool_bytes_max=2**16, request_records_max=4
+    )
+    emit_on_a_loop(spool, 100, size=1000)
+    evicted = eventually(lambda: totals_of(tmp_path).evicted > 30)
+    spool.close(5.0)
+    totals = totals_of(tmp_path)
+    assert evicted, totals
+    assert totals.accepted + sum(totals.refused.values()) == 100
+    assert totals.unaccounted == 0
+    assert problems_of(tmp_path) == []
 
 
 def test_blockbuster_sees_a_loop_that_is_told_to_block(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Admission:
         self._end_of_closed = end_of_closed
         self.unwritten: Counter[str] = Counter()
         self.has_evicted = False
+        self._is_crowded = False
 
     def reason_to_refuse(self, draft: Draft, *, queued: int, on_loop: bool) -> Refused | None:
         """Why a record cannot be accepted, if so; it may evict others to make room.
@@ -73,7 +74,7 @@ class Admission:
             return DISK_FULL
         if upkeep.has_room(queued + size, urgent=urgent):
             return None
-        if settings.when_full == "evict" and self._evict(size, queued=queued, urgent=urgent):
+        if settings.when_full == "evict" and self._makes_room(size, queued, urgent, on_loop):
             return None
         return FULL
 
@@ -97,11 +98,26 @@ class Admission:
             reason, records = self.unwritten.popitem()
             committer.refused[Refused(reason)] += records
 
-    def _evict(self, size: int, *, queued: int, urgent: bool) -> bool:
-        """Evict the oldest batches until there is room; return whether there is."""
+    def _makes_room(self, size: int, queued: int, urgent: bool, on_loop: bool) -> bool:
         upkeep = self._home.upkeep
         if upkeep is None or not upkeep.can_ever_fit(size, urgent=urgent):
             return False
+        if on_loop and self._settings.on_event_loop == "handover":
+            # To evict is to commit, which would block the loop: the writer will.
+            self._is_crowded = True
+            return True
+        return self._evict(size, queued=queued, urgent=urgent)
+
+    def make_room(self) -> None:
+        """Evict for what event loops handed over without room. The writer calls it."""
+        if self._is_crowded:
+            self._is_crowded = False
+            self._evict(0, queued=0, urgent=False)
+
+    def _evict(self, size: int, *, queued: int, urgent: bool) -> bool:
+        """Evict the oldest batches until there is room; return whether there is."""
+        upkeep = self._home.upkeep
+        assert upkeep is not None
 
         def oldest(file: SpoolFile) -> bool:
             while not upkeep.has_room(queued + size, urgent=urgent):

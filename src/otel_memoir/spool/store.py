@@ -124,8 +124,8 @@ class Spool:
         )
         self._writer = Writer(
             self._home, self._chores, self._commits, self._intake.nesting, self.settings,
-            take_early=self._intake.take_early, leave_file=self.leave_file,
-            on_written=self._accepted,
+            take_early=self._intake.take_early, make_room=self._admission.make_room,
+            leave_file=self.leave_file, on_written=self._accepted,
         )
         self._last_append_s = float("-inf")
 

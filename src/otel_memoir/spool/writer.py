@@ -35,6 +35,8 @@ class Writer:
 
         take_early: Opens the file, and stores what event loops handed over before.
 
+        make_room: Evicts for what event loops handed over although there was no room.
+
         leave_file: Goes on in another file.
 
         on_written: Called after each round.
@@ -49,6 +51,7 @@ class Writer:
         settings: Settings,
         *,
         take_early: Callable[[], None],
+        make_room: Callable[[], None],
         leave_file: Callable[[Exception], None],
         on_written: Callable[[], None],
     ) -> None:
@@ -61,6 +64,7 @@ class Writer:
         self._leave_file = leave_file
         self._on_written = on_written
         self._take_early = take_early
+        self._make_room = make_room
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -117,6 +121,7 @@ class Writer:
                 self._chores.sync()
             else:
                 self._commits.commit_queued(1.0)
+            self._make_room()
             if upkeep.is_due():
                 self._keep_up(upkeep)
         except Exception as error:  # noqa: BLE001 - without its writer a spool goes silent
