@@ -101,7 +101,7 @@ def _lets_two_processes_hold_a_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 def _expires_by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(planner.Planner, "_tried_s", lambda _: float("inf"))
+    patch.setattr(planner.Planner, "tried_s", lambda _: float("inf"))
 
 
 BROKEN: dict[str, Break] = {
@@ -230,6 +230,20 @@ def test_a_wall_clock_that_jumps_ahead_expires_nothing() -> None:
     """Not even where the courier has tried for long: the record is new."""
     with played(expire_after_s=60.0) as world:
         emit(world, 1)
+        deliver(world, "ok")
+        world.clock.advance(70.0)
+        emit(world, 1)
+        world.clock.jump(86_400.0)
+        deliver(world, "ok", "ok")
+        assert set(world.reference.states.values()) == {"delivered"}
+
+
+def test_two_jumps_that_cancel_out_expire_nothing() -> None:
+    """A courier looks at its clocks at each step, also while it has nothing to send."""
+    with played(expire_after_s=60.0) as world:
+        emit(world, 1)
+        deliver(world, "ok")
+        world.clock.jump(-86_400.0)
         deliver(world, "ok")
         world.clock.advance(70.0)
         emit(world, 1)

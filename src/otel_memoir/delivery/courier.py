@@ -163,6 +163,7 @@ class Courier:
     def _step(self) -> float:
         self._paused, self._filling = False, None
         self._restore_pace()
+        self._planner.tried_s()
         wait_s = self._dispatcher.pace.not_before_s - self._monotonic_s()
         if wait_s > 0:
             self._dispatcher.write()

@@ -173,13 +173,16 @@ class Planner:
         tried for as long as well, since the last jump.
         """
         limit_s = self._settings.expire_after_s
-        if limit_s is None or self._tried_s() < limit_s:
+        if limit_s is None or self.tried_s() < limit_s:
             return False
         accepted_ns = ledger.youngest_unix_ns(source.file.reader, batch)
         return (self._wall_ns() - accepted_ns) / 1e9 > limit_s
 
-    def _tried_s(self) -> float:
-        """How long this courier has tried with a wall clock that ran as time does."""
+    def tried_s(self) -> float:
+        """How long this courier has tried with a wall clock that ran as time does.
+
+        Asked at each step: of two jumps that cancel out, the one between must be seen.
+        """
         now_s = self._monotonic_s()
         offset_s = self._wall_ns() / 1e9 - now_s
         if abs(offset_s - self._offset_s) > _JUMP_S:
