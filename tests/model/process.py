@@ -166,6 +166,7 @@ class Process:
         committer = self.spool._home.committer or self._last_committer
         if committer is not None:
             found.update({str(reason): n for reason, n in committer.refused.items()})
+            found.update(str(reason) for reason in committer._refusals)
             for _, first, last, reason in committer.lost:
                 found[str(reason)] += last - first + 1
         return found

@@ -41,7 +41,8 @@ class Emission:
 
         refusal: Its emitter was told that it is not.
 
-        is_uncertain: Its process died before it was told either.
+        is_uncertain: It was told neither: its process died first, or the record came on an
+            event loop before the file was open and waits in memory for that.
 
         is_unreserved: Its process died, and no commit had reserved its number.
     """
@@ -72,6 +73,10 @@ class Reference:
 
     Attributes:
         unwritten: Processes that may have had an answer which they could not write down.
+
+        killed: Processes that did not end by themselves.
+
+        unheard: Refusals that are counted and that no emitter was told of.
     """
 
     settings: Settings
@@ -86,7 +91,9 @@ class Reference:
     discarded: set[Key] = field(default_factory=set)
     unordered: set[tuple[str, int]] = field(default_factory=set)
     not_before_s: dict[int, float] = field(default_factory=dict)
+    killed: set[int] = field(default_factory=set)
     unwritten: set[int] = field(default_factory=set)
+    unheard: Counter[str] = field(default_factory=Counter)
     a_commit_raised: bool = False
     now_s: float = 0.0
 
@@ -99,7 +106,7 @@ class Reference:
     def ended(self, process: int, draft: Draft, found: Ticket | Refused | None) -> None:
         """Take note of what its emitter was told."""
         emission = self.emissions[draft.payload][-1]
-        emission.is_uncertain = False
+        emission.is_uncertain = found is None
         if isinstance(found, Ticket):
             emission.ticket = found
             stream = found.life.stream
@@ -107,8 +114,7 @@ class Reference:
             assert emission.key not in self.by_key, f"{emission.key} was given out twice"
             self.by_key[emission.key] = emission
             emission.look()
-        else:
-            assert found is not None, "an emit that interrupted nothing was put off"
+        elif found is not None:
             emission.refusal = str(found)
 
     def attempted(self, attempt: Attempt) -> None:
@@ -177,7 +183,7 @@ class Reference:
         assert several, f"{record.key} was never emitted: {record.payload[:80]!r}"
         found = next((one for one in several if one.key is None and one.is_uncertain), None)
         assert found is not None, f"{record.key} is a second copy of {record.payload[:80]!r}"
-        found.key = record.key
+        found.key, found.is_stored, found.is_uncertain = record.key, True, False
         self.by_key[record.key] = found
         return found
 
@@ -296,6 +302,7 @@ class Reference:
         unsure = sum(one.is_uncertain for one in self._all())
         for reason in {*told, *known}:
             least, most = told[reason] - self.forgotten[reason], told[reason] + unsure
+            self.unheard[reason] = max(0, known[reason] - told[reason])
             if self.a_commit_raised and A_RAISED_COMMIT_COUNTS_REFUSALS_TWICE:
                 most = known[reason]
             assert least <= known[reason] <= most, f"{reason}: {least}..{most}, {known[reason]}"
@@ -314,6 +321,9 @@ class Reference:
         for loss in disk.losses:
             assert loss.told, f"nobody was told: {loss}"
         self._check_numbers(disk)
+        put_off = [e for e in self._all() if e.is_uncertain and e.process not in self.killed]
+        heard = sum(self.unheard.values()) + sum(self.forgotten.values())
+        assert len(put_off) <= heard, f"never stored: {put_off[:3]}"
 
     def _check_numbers(self, disk: Disk) -> None:
         """Promise 4: each number that an emitter holds is stored, or named by a gap."""

@@ -99,6 +99,7 @@ class World:
     def kill(self, process: Process) -> None:
         """SIGKILL."""
         self.reference.unwritten.add(process.number)
+        self.reference.killed.add(process.number)
         self.living.remove(process)
         self.reference.died(process.number, process.unwritten_refusals())
         held = [file.path for file in process.files() if file.lock is not None]
