@@ -21,6 +21,7 @@ from otel_memoir.spool import Draft, Refused, Spool, Stream, Ticket
 from otel_memoir.spool.commit import Committer
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.ledger import Gap
+from otel_memoir.spool.model import Life
 from otel_memoir.stamping import stream_stamper
 from otel_memoir.testing import FakeClock
 from spool_helpers import FaultyConnection
@@ -54,11 +55,13 @@ def _make_suffix(stream: Stream) -> Callable[..., bytes]:
 
 
 class Journal(Protocol):
-    """Is told of each record before and after it is appended."""
+    """Is told of each record: before it is appended, when it gets a number, and afterwards."""
 
     def begun(self, process: int, draft: Draft) -> None: ...
 
-    def ended(self, process: int, draft: Draft, found: Ticket | Refused | None) -> None: ...
+    def numbered(self, draft: Draft, ticket: Ticket) -> None: ...
+
+    def ended(self, draft: Draft, found: Ticket | Refused | None) -> None: ...
 
 
 class HandDrivenSpool(Spool):
@@ -70,12 +73,21 @@ class HandDrivenSpool(Spool):
     def _start_anew(self) -> None:
         super()._start_anew()
         self._writer.start = lambda: None  # type: ignore[method-assign]  # driven by hand
+        self._plain_add = self._intake._add_locked
+        self._intake._add_locked = self._add  # type: ignore[method-assign]  # tells, no more
+
+    def _add(
+        self, life: Life, draft: Draft, payload: bytes, packed: bool
+    ) -> tuple[Ticket, bool]:
+        ticket, leads = self._plain_add(life, draft, payload, packed)
+        self.journal.numbered(draft, ticket)
+        return ticket, leads
 
     def append(self, draft: Draft) -> Ticket | Refused | None:
         """As the spool's own."""
         self.journal.begun(self.process, draft)
         found = super().append(draft)
-        self.journal.ended(self.process, draft, found)
+        self.journal.ended(draft, found)
         return found
 
 

@@ -62,6 +62,7 @@ class Emission:
         if self.ticket is None:
             return
         self.is_stored = self.is_stored or self.ticket.stored
+        self.is_uncertain = self.is_uncertain and not self.is_stored
         if self.ticket.refusal is not None:
             assert not self.is_stored, f"{self.key}: said to be stored, then to be refused"
             self.refusal, self.is_uncertain = str(self.ticket.refusal), False
@@ -103,19 +104,23 @@ class Reference:
         """Take note that a record is being emitted."""
         self.emissions[draft.payload].append(Emission(process, draft, self.now_s))
 
-    def ended(self, process: int, draft: Draft, found: Ticket | Refused | None) -> None:
+    def numbered(self, draft: Draft, ticket: Ticket) -> None:
+        """Take note of the number that a record got: at once, or once the file was open."""
+        several = self.emissions[draft.payload]
+        emission = next(one for one in several if one.key is None and not one.refusal)
+        stream = ticket.life.stream
+        emission.ticket = ticket
+        emission.key = Key(stream.stream_id, stream.epoch, ticket.sequence)
+        assert emission.key not in self.by_key, f"{emission.key} was given out twice"
+        self.by_key[emission.key] = emission
+
+    def ended(self, draft: Draft, found: Ticket | Refused | None) -> None:
         """Take note of what its emitter was told."""
         emission = self.emissions[draft.payload][-1]
         emission.is_uncertain = found is None
-        if isinstance(found, Ticket):
-            emission.ticket = found
-            stream = found.life.stream
-            emission.key = Key(stream.stream_id, stream.epoch, found.sequence)
-            assert emission.key not in self.by_key, f"{emission.key} was given out twice"
-            self.by_key[emission.key] = emission
-            emission.look()
-        elif found is not None:
+        if isinstance(found, Refused):
             emission.refusal = str(found)
+        emission.look()
 
     def attempted(self, attempt: Attempt) -> None:
         """Check a request as it is sent."""
@@ -178,7 +183,7 @@ class Reference:
         assert not emission.refusal, f"{record.key} was refused ({emission.refusal}), yet stored"
 
     def _adopt(self, record: Arrived) -> Emission:
-        """A record whose process died before its emitter was told the number."""
+        """A record of a fork child, whose numbers nobody here was told."""
         several = self.emissions.get(record.payload)
         assert several, f"{record.key} was never emitted: {record.payload[:80]!r}"
         found = next((one for one in several if one.key is None and one.is_uncertain), None)
