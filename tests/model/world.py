@@ -35,8 +35,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "disk full": disk_full, "io error": io_error, "killed": Killed,
 }
 
-_CALM_ROUNDS = 1500
-"""Eight poison records in a row, with all that is healthy behind them, took 700."""
+_CALM_ROUNDS = 400
 
 ROOM_DRIFTS_WITH_A_FAILOVER = True
 """Known: in ``process``, rows that a failover stores again are not counted as waiting."""

@@ -157,9 +157,13 @@ class Planner:
         first = tried[0] if tried else None
         if first is not None and not _may_give_way(first):
             return first
-        later = (b for b in tried[1:] if first and b.failures < first.failures + _WITNESS_TRIES)
-        witness = next(later, found) or self._fresh(source, hurry=hurry)
-        return witness or first or next(iter(due("side")), None)
+        later = [b for b in tried[1:] if b.failures < tried[0].failures + _WITNESS_TRIES]
+        if later and later[0] is tried[1]:
+            return later[0]
+        # What was never sent goes before what waits: of many that are at fault in a row, each
+        # would have its tries first.
+        fresh = found or self._fresh(source, hurry=hurry)
+        return fresh or next(iter([*later, *tried[:1]]), None) or next(iter(due("side")), None)
 
     def _is_due(self, batch: Batch, now_ns: int) -> bool:
         """Whether a batch may be tried; one that waits for too long met a clock that jumped."""
