@@ -218,6 +218,15 @@ def test_a_failover_beside_a_free_file_that_has_batches_already_goes_on_deliveri
         emit(world, 1)
 
 
+def test_an_eviction_that_a_full_disk_undid_counts_for_nothing() -> None:
+    """Its bytes counted as free: the next records were accepted beyond the bound."""
+    with played(when_full="evict") as world:
+        emit(world, 5, "big")
+        world.break_disk(world.living[0], 0, "COMMIT", "disk full", 1, after=False)
+        emit(world, 1, "big")
+        assert "evicted" in world.reference.states.values()
+
+
 def test_a_process_that_ends_on_a_full_disk_gives_its_file_back() -> None:
     """The end of its stream could not be written, and the file was not closed either."""
     with played() as world:

@@ -118,15 +118,23 @@ class Admission:
         """Evict the oldest batches until there is room; return whether there is."""
         upkeep = self._home.upkeep
         assert upkeep is not None
+        evicted: list[int] = []
 
         def oldest(file: SpoolFile) -> bool:
+            take_back()  # of a run whose commit failed, nothing happened
             while not upkeep.has_room(queued + size, urgent=urgent):
-                if not upkeep.evict_oldest(file, self._end_of_closed()):
+                if not (freed := upkeep.evict_oldest(file, self._end_of_closed())):
                     return False
+                evicted.append(freed)
                 self.has_evicted = True
             return True
+
+        def take_back() -> None:
+            upkeep.settled(-sum(evicted), delivered=False)
+            evicted.clear()
 
         try:
             return self._chores.perform(oldest)
         except (MemoirError, sqlite3.Error):
+            take_back()
             return False
