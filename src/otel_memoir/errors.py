@@ -6,7 +6,8 @@
     │   ├── SpoolRefusedError                    a record was not accepted
     │   ├── SpoolCorruptError                    a file does not hold what was written to it
     │   └── SpoolRemovedError                    a file in use was removed
-    └── DeliveryError                            a destination cannot be used
+    ├── DeliveryError                            a destination cannot be used
+    └── ClockError                               a time source gave nothing that can be used
 
 Each error names the operation that failed, the object it failed on, the cause,
 and what a person can do about it. None of them leaves ``emit``, ``export``,
@@ -70,3 +71,13 @@ class SpoolRemovedError(SpoolError):
 
 class DeliveryError(MemoirError):
     """A destination cannot be used as it is configured."""
+
+
+class ClockError(MemoirError):
+    """A time source gave nothing that can be used; ``reason`` is the name it is counted under."""
+
+    def __init__(
+        self, reason: str, *, source: str, cause: object = "", hint: str = ""
+    ) -> None:
+        self.reason = reason
+        super().__init__("ask", target=source, cause=cause or reason, hint=hint)
