@@ -218,6 +218,29 @@ def test_a_failover_beside_a_free_file_that_has_batches_already_goes_on_deliveri
         emit(world, 1)
 
 
+@pytest.mark.parametrize("after", [0, 2])
+def test_numbers_that_a_full_disk_refused_stay_named_once_over_a_failover(after: int) -> None:
+    """They were named in the file that was left, and nowhere in the one that went on."""
+    with played(durability="process") as world:
+        emit(world, 2)
+        world.break_disk(world.living[0], 0, "COMMIT", "disk full", 1, after=False)
+        emit(world, 1 + after)
+        world.break_disk(world.living[0], 0, "COMMIT", "io error", 1, after=False)
+        emit(world, 2)
+        assert any(slot.name == "memoir-0002" for slot in directory.slots(world.directory))
+
+
+def test_rows_that_a_failover_stores_again_count_as_waiting() -> None:
+    """The bound of the new file did not know of them."""
+    with played(durability="process") as world:
+        emit(world, 3, "big")
+        world.break_disk(world.living[0], 0, "COMMIT", "io error", 1, after=False)
+        emit(world, 1)
+        upkeep = world.living[0].spool._home.upkeep
+        assert upkeep is not None
+        assert upkeep._waiting_bytes > 3 * 9000
+
+
 def test_an_eviction_that_a_full_disk_undid_counts_for_nothing() -> None:
     """Its bytes counted as free: the next records were accepted beyond the bound."""
     with played(when_full="evict") as world:

@@ -41,6 +41,11 @@ class Loss(NamedTuple):
             self.stream_id, self.epoch, self.cause, self.records, self.first, self.last
         )
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is no loss: another file has the numbers, or names them."""
+        return self.cause == "elsewhere"
+
     def covers(self, key: Key) -> bool:
         """Whether it speaks of a record."""
         mine = (self.stream_id, self.epoch) == key[:2] and self.first is not None
@@ -93,7 +98,8 @@ class Disk:
     def _was_refused(self, file: str, key: Key) -> bool:
         """Whether a number inside a batch came to nothing: a full disk took it."""
         return any(
-            loss.file == file and loss.cause.startswith("refused:") and loss.covers(key)
+            loss.file == file and loss.covers(key)
+            and (loss.cause.startswith("refused:") or loss.is_elsewhere)
             for loss in self.losses
         )
 

@@ -335,5 +335,7 @@ class Reference:
         for key, emission in self.by_key.items():
             if emission.is_unreserved and FIRST_HANDOVER_IS_UNNAMED:
                 continue
-            named = key in disk.places or any(loss.covers(key) for loss in disk.losses)
+            named = key in disk.places or any(
+                loss.covers(key) and not loss.is_elsewhere for loss in disk.losses
+            )
             assert named, f"{key} is neither stored nor named by a gap"

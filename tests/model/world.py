@@ -37,9 +37,6 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 _CALM_ROUNDS = 400
 
-ROOM_DRIFTS_WITH_A_FAILOVER = True
-"""Known: in ``process``, rows that a failover stores again are not counted as waiting."""
-
 
 def _memory_directory() -> str | None:
     """A file system in memory, if there is one: nothing here is about power cuts."""
@@ -65,7 +62,6 @@ class World:
         self._born = 0
         self._emitted = 0
         self._touched = 0
-        self._file_was_left = False
 
     def _attempted(self, attempt: Attempt) -> None:
         """Check a request. The courier survives what a sender raises, so it is kept for later."""
@@ -145,7 +141,6 @@ class World:
         if files:
             self.reference.unwritten.add(process.number)
             if error == "io error":
-                self._file_was_left = True
                 self.reference.a_commit_raised |= after
                 self.reference.unordered |= {key[:2] for key in self.reference.by_key}
             strike(
@@ -212,8 +207,6 @@ class World:
 
     def _check_room(self, disk: Disk) -> None:
         """What a spool believes to be waiting is what waits."""
-        if ROOM_DRIFTS_WITH_A_FAILOVER and self._file_was_left:
-            return
         for process in self.living:
             file, upkeep = process.spool.file, process.spool._home.upkeep
             if file is not None and upkeep is not None and file.lock is not None:

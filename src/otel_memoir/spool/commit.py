@@ -35,6 +35,7 @@ from otel_memoir.spool.connection import (
 )
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.model import BROKEN, DISK_FULL, INTERRUPTED, Entry, Life, Refused
+from otel_memoir.spool.moved import holes_left
 
 UNSYNCED_BYTES_MAX = 8 * 2**20
 """In ``process``: at most this much is kept in memory for a failed fsync, then fsynced."""
@@ -111,6 +112,8 @@ class Committer:
         self._wall_ns = wall_ns
         self._moved: dict[Life, int] = {}
         self._origins: dict[Life, tuple[str, ...]] = {}
+        self._elsewhere: dict[Life, list[tuple[int, int]]] = {}
+        self._stored_again_bytes = 0
         self._ended: Life | None = None
         self._beats = file.beats()
 
@@ -123,6 +126,11 @@ class Committer:
     def has_refusals(self) -> bool:
         """Whether records were refused that the file does not know of yet."""
         return bool(self._refusals or self.refused or self.lost)
+
+    def take_stored_again(self) -> int:
+        """Bytes that a failover stored again since this was asked last."""
+        size, self._stored_again_bytes = self._stored_again_bytes, 0
+        return size
 
     def count_refused(self, reason: Refused) -> None:
         """Count a record that was refused at the door. Any thread may call it, at any time."""
@@ -274,8 +282,12 @@ class Committer:
             return life.number
         if life not in self._moved:
             first = entries[0].sequence if entries else life.stored + 1
-            self._moved[life] = self.file.begin_moved_stream(
-                life.stream, self._origins.get(life, (life.file_name,)), first, self._wall_ns()
+            now_ns = self._wall_ns()
+            number = self._moved[life] = self.file.begin_moved_stream(
+                life.stream, self._origins.get(life, (life.file_name,)), first, now_ns
+            )
+            ledger.note_elsewhere(
+                self.file.connection, number, self._elsewhere.get(life, ()), unix_ns=now_ns
             )
         return self._moved[life]
 
@@ -338,7 +350,7 @@ class Committer:
             mine = list(part)
             self.lost.append((life, mine[0].sequence, mine[-1].sequence, reason))
             life.refused.append((mine[0].sequence, mine[-1].sequence, reason))
-            life.stored = mine[-1].sequence
+            life.stored = max(life.stored, mine[-1].sequence)
 
     def _leave_file(
         self, entries: Sequence[Entry], chores: Sequence[Chore], error: Exception
@@ -347,18 +359,19 @@ class Committer:
             if not chore.done:
                 chore.finish(SpoolError("write", target=self.file.path, cause=error))
         # A COMMIT that raised and happened all the same has made them unsynced ones already.
-        new = (entry for entry in entries if entry.sequence > entry.life.stored)
+        new = [entry for entry in entries if entry.sequence > entry.life.stored]
         again = [*self._unsynced, *new]
         left = self.file.name
         try:
             successor = self._fail_over(error)
         except (sqlite3.Error, OSError, MemoirError) as worse:
             complaints.say("failover", f"no file to go on in after {error}: {worse}")
-            self.refuse(entries, BROKEN)
+            self.refuse(new, BROKEN)
             return True
         self._succeed(successor, again, left)
         try:
             self._store(again, ())
+            self._stored_again_bytes += sum(e.size for e in again) - sum(e.size for e in entries)
         except (sqlite3.Error, MemoirError) as worse:
             complaints.say("failover", f"cannot write to {self.file.path}: {worse}")
             self.refuse(again, BROKEN)
@@ -370,9 +383,9 @@ class Committer:
         """Go on in a new file, which will list what is stored again as moved."""
         self.file, self._ended = successor.file, successor.ended
         self._beats = self.file.beats()
-        for entry in again:
-            entry.life.stored = min(entry.life.stored, entry.sequence - 1)
-        moving = {entry.life for entry in again} | ({self._ended} if self._ended else set())
+        lives = {entry.life for entry in again}
+        self._elsewhere = {life: list(holes_left(life, again, self.lost)) for life in lives}
+        moving = lives | ({self._ended} if self._ended else set())
         self._origins = {
             life: (*self._origins.get(life, ()), left) for life in moving
         }

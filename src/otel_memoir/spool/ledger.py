@@ -285,6 +285,21 @@ def settled_bytes(connection: sqlite3.Connection) -> int:
     )
 
 
+ELSEWHERE = "elsewhere"
+"""The cause of a gap that is no loss: another file has these numbers, or names them."""
+
+
+def note_elsewhere(
+    connection: sqlite3.Connection, stream: int, runs: Iterable[tuple[int, int]], *, unix_ns: int
+) -> None:
+    """Write down that another file has these numbers of a stream, or tells of them."""
+    connection.executemany(
+        "INSERT INTO gap (stream, cause, records, first_sequence, last_sequence, "
+        "noticed_unix_ns, told) VALUES (?, ?, ?, ?, ?, ?, 1)",
+        [(stream, ELSEWHERE, last - first + 1, first, last, unix_ns) for first, last in runs],
+    )
+
+
 def note_gap(
     connection: sqlite3.Connection,
     stream: int,

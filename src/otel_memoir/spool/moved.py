@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import Slot, slots
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.inspect import looking_at
-from otel_memoir.spool.model import Stream
+from otel_memoir.spool.model import Entry, Life, Refused, Stream
 
 MOVED = "moved"
 """The counter of rows that were taken out of a file because another one has them."""
@@ -55,7 +56,8 @@ def give_away_moved(file: SpoolFile) -> None:
         with transaction(file.connection):
             given = sum(_give_away(file.connection, moved) for moved in found)
         file.count_rows()
-        complaints.say("moved", f"{given} rows of {file.path} count in the file they moved to")
+        if given:
+            complaints.say("moved", f"{given} rows of {file.path} count in the file they moved to")
 
 
 def taken_over(directory: Path, origin: str) -> list[Moved]:
@@ -76,12 +78,13 @@ def _taken_over(slot: Slot, origin: str) -> list[Moved]:
 
 def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
     row = connection.execute(
-        "SELECT id FROM stream WHERE stream_id = ? AND epoch = ? ORDER BY id DESC LIMIT 1",
+        "SELECT id, began_unix_ns FROM stream WHERE stream_id = ? AND epoch = ? "
+        "ORDER BY id DESC LIMIT 1",
         (moved.stream_id, moved.epoch),
     ).fetchone()
     if row is None:
         return 0
-    stream: int = row[0]
+    stream, began_unix_ns = row
     # Such a batch was never sent: it is sent only once its rows are fsynced, and what was
     # fsynced is not stored again.
     connection.execute(
@@ -89,12 +92,12 @@ def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
         (stream, moved.first),
     )
     rows = _unsent_in(connection, stream, moved)
-    connection.executemany("DELETE FROM record WHERE id = ?", [(id_,) for id_, _ in rows])
-    size = sum(size for _, size in rows)
+    connection.executemany("DELETE FROM record WHERE id = ?", [(id_,) for id_, *_ in rows])
+    size = sum(size for *_, size in rows)
+    ledger.note_elsewhere(connection, stream, _runs(rows), unix_ns=began_unix_ns)
     connection.execute(
-        "UPDATE stream SET ended = 'moved away', sequence = sequence - ?, "
-        "reserved = sequence - ?, accepted = accepted - ?, accepted_bytes = accepted_bytes - ? "
-        "WHERE id = ?", (len(rows), len(rows), len(rows), size, stream),
+        "UPDATE stream SET ended = 'moved away', reserved = sequence, accepted = accepted - ?, "
+        "accepted_bytes = accepted_bytes - ? WHERE id = ?", (len(rows), size, stream),
     )
     ledger.count(connection, stream, MOVED, len(rows), size)
     return len(rows)
@@ -102,8 +105,8 @@ def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
 
 def _unsent_in(
     connection: sqlite3.Connection, stream: int, moved: Moved
-) -> list[tuple[int, int]]:
-    """The (id, bytes) of the rows that moved and that no batch has; they are the newest."""
+) -> list[tuple[int, int, int]]:
+    """The (id, number, bytes) of the rows that moved and no batch has, the newest first."""
     found = []
     for id_, owner, sequence, size in connection.execute(
         "SELECT id, stream, sequence, size FROM record WHERE id > "
@@ -112,5 +115,33 @@ def _unsent_in(
         if owner != stream or sequence < moved.first:
             break
         if sequence <= moved.last:
-            found.append((id_, size))
+            found.append((id_, sequence, size))
     return found
+
+
+def _runs(rows: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """The numbers of rows, the newest first, as runs without a hole."""
+    runs: list[tuple[int, int]] = []
+    for _, sequence, _ in rows:
+        if runs and runs[-1][0] == sequence + 1:
+            runs[-1] = (sequence, runs[-1][1])
+        else:
+            runs.append((sequence, sequence))
+    return runs
+
+def holes_left(
+    life: Life, entries: Sequence[Entry], lost: Sequence[tuple[Life, int, int, Refused]]
+) -> Iterator[tuple[int, int]]:
+    """The numbers of a life, from its first entry on, that the file it leaves has named.
+
+    Those that are lost and not yet written down are named in the next file.
+    """
+    runs = [(entry.sequence, entry.sequence) for entry in entries if entry.life is life]
+    runs += [(first, last) for owner, first, last, _ in lost if owner is life]
+    expected = runs[0][0]
+    for first, last in sorted(runs):
+        if first > expected:
+            yield expected, first - 1
+        expected = max(expected, last + 1)
+    if expected <= life.stored:
+        yield expected, life.stored

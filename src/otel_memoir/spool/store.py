@@ -28,6 +28,7 @@ from otel_memoir.spool.intake import Intake
 from otel_memoir.spool.model import Draft, Entry, Life, MakeStamper, Refused
 from otel_memoir.spool.open_batch import OpenBatch
 from otel_memoir.spool.ticket import Ticket
+from otel_memoir.spool.upkeep import Upkeep
 from otel_memoir.spool.writer import Writer
 
 T = TypeVar("T")
@@ -243,18 +244,18 @@ class Spool:
             return not entries
         complaints.hold_back()
         done = committer(entries)
-        if done:
-            self._committed(entries, committer.reserve)
+        upkeep = self._home.upkeep
+        if done and upkeep is not None:
+            upkeep.appended(committer.take_stored_again())
+            if entries:
+                self._committed(entries, upkeep, committer.reserve)
         return done
 
-    def _committed(self, entries: Sequence[Entry], reserve: int) -> None:
-        if not entries:
-            return
-        life, upkeep = entries[-1].life, self._home.upkeep
+    def _committed(self, entries: Sequence[Entry], upkeep: Upkeep, reserve: int) -> None:
+        life = entries[-1].life
         accepted = sum(e.size for e in entries if e.life.refusal(e.sequence) is None)
         if accepted:
             life.reserved = max(life.reserved, life.stored + reserve)
-        assert upkeep is not None
         upkeep.appended(accepted)
         self._intake.committed(sum(e.size for e in entries))
         self._last_append_s = self._monotonic_s()

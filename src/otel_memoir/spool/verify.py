@@ -18,6 +18,7 @@ from otel_memoir.spool.crosscheck import contradictions
 from otel_memoir.spool.directory import slots
 from otel_memoir.spool.file import unpack
 from otel_memoir.spool.inspect import looking_at
+from otel_memoir.spool.ledger import ELSEWHERE
 from otel_memoir.spool.model import OUTCOMES, Totals
 from otel_memoir.spool.schema import is_unused
 
@@ -133,10 +134,11 @@ class _Check:
         return sorted([(*row[:3], "batch") for row in ledger] + self._unledgered(stream))
 
     def _refused(self, stream: int) -> list[_Range]:
-        """Numbers that were given out and came to nothing, as gaps name them."""
+        """Numbers that came to nothing, or are in another file, as gaps name them."""
         return self._connection.execute(
             "SELECT first_sequence, last_sequence FROM gap WHERE stream = ? "
-            "AND cause LIKE 'refused:%' AND first_sequence IS NOT NULL", (stream,),
+            "AND (cause LIKE 'refused:%' OR cause = ?) AND first_sequence IS NOT NULL",
+            (stream, ELSEWHERE),
         ).fetchall()
 
     def _unledgered(self, stream: int) -> list[tuple[int, int, int, str]]:
