@@ -21,10 +21,12 @@ from blockbuster import BlockingError, blockbuster_ctx
 
 from otel_memoir.delivery import Courier
 from otel_memoir.errors import SpoolError
-from otel_memoir.spool import Batch, Draft, Refused, Spool, State, Ticket, ledger
+from otel_memoir.spool import Batch, Draft, Refused, Spool, State, Ticket, ledger, schema
 from otel_memoir.spool.connection import set_synchronous
 from otel_memoir.spool.directory import Slot, is_held, take_slot
 from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.inspect import status_of, status_of_directory
+from otel_memoir.spool.verify import verify_directory
 from spool_helpers import (
     Destination,
     all_names_in,
@@ -514,6 +516,93 @@ def test_a_stranger_who_reads_and_writes_meanwhile_costs_no_record(tmp_path: Pat
 def is_on_disk(directory: Path, query: str) -> object:
     """The first value of a query to the first file."""
     return select(directory / "memoir-0001.db", query)[0][0]
+
+
+INDEXES_OF_2 = ("batch_end", "batch_ambiguous")
+
+
+def make_older(file: Path) -> None:
+    """Make a file what the first version wrote."""
+    with closing(sqlite3.connect(file)) as connection:
+        for index in INDEXES_OF_2:
+            connection.execute(f"DROP INDEX {index}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+
+
+def version_and_indexes(file: Path) -> tuple[int, list[str]]:
+    """The format of a file, and which of the newer indexes it has."""
+    with closing(sqlite3.connect(file)) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
+        return (
+            connection.execute("PRAGMA user_version").fetchone()[0],
+            [index for index in INDEXES_OF_2 if index in names],
+        )
+
+
+def test_an_older_file_is_read_as_it_is_and_migrated_by_its_next_writer(tmp_path: Path) -> None:
+    """Nobody who only looks changes it; what it holds stays and counts."""
+    file = tmp_path / "memoir-0001.db"
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool.close(5.0)
+    make_older(file)
+    assert [v.findings for v in verify_directory(tmp_path)] == [()]
+    assert status_of_directory(tmp_path)[0].totals.pending == 1
+    assert version_and_indexes(file) == (1, [])
+    spool = open_spool(tmp_path)
+    store(spool, "b")
+    spool.close(5.0)
+    assert version_and_indexes(file) == (2, list(INDEXES_OF_2))
+    assert [v.findings for v in verify_directory(tmp_path)] == [()]
+    assert status_of_directory(tmp_path)[0].totals.pending == 2
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another slot is used, and the older file can be migrated later."""
+    file = tmp_path / "memoir-0001.db"
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool.close(5.0)
+    make_older(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            schema, "MIGRATIONS", {1: f"{schema.MIGRATIONS[1]}; CREATE TABLE broken broken"}
+        )
+        spool = open_spool(tmp_path)
+        store(spool, "b")
+        spool.close(5.0)
+    assert version_and_indexes(file) == (1, [])
+    assert status_of_directory(tmp_path)[0].totals.pending == 1
+    spool = open_spool(tmp_path)
+    spool.open()
+    spool.close(5.0)
+    assert version_and_indexes(file) == (2, list(INDEXES_OF_2))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_status_reads_neither_all_rows_nor_the_whole_ledger(
+    tmp_path: Path, older: bool
+) -> None:
+    """Metrics ask each few seconds, for years. Negative control: without its indexes it does."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool.close(5.0)
+    file = tmp_path / "memoir-0001.db"
+    if older:
+        make_older(file)
+    with closing(sqlite3.connect(file)) as connection:
+        asked: list[str] = []
+        connection.set_trace_callback(asked.append)
+        status_of(connection, name="", path=file, alive=False, now_ns=0)
+        connection.set_trace_callback(None)
+        plans = [
+            row[3] for sql in asked for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")
+        ]
+    scans = [step for step in plans if step in ("SCAN batch", "SCAN record")]
+    assert bool(scans) is older, plans
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _configure(connection: sqlite3.Connection, *, on_disk: bool) -> None:
     connection.execute("PRAGMA wal_autocheckpoint = 1000")
     connection.execute("PRAGMA journal_size_limit = 16777216")
     connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cache_size = -8192")
+    connection.execute("PRAGMA cache_size = -4096")
     if sys.platform == "darwin":
         # fsync(2) of macOS leaves data in the drive's cache.
         connection.execute("PRAGMA fullfsync = ON")

@@ -1,7 +1,8 @@
 """Looking at spool files without disturbing anyone: living, dead or copied.
 
-Everything here opens a file read-only and lets go of it at once. The numbers come
-from the ledger and the rows, not from the counters, but for ``accepted``.
+Everything here opens a file read-only and lets go of it at once. Final outcomes come from
+the counters, which change in one transaction with the ledger, and what waits from ledger
+and rows: a status takes no longer when the ledger is long. ``verify`` trusts no counter.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from otel_memoir.spool.directory import Slot, broken_files, is_held, slots
 from otel_memoir.spool.ledger import read_hold
 from otel_memoir.spool.model import OUTCOMES, SpoolStatus, Totals
 from otel_memoir.spool.upkeep import bytes_on_disk
+
+_REFUSED = "refused:"
 
 _ASIDE = {
     False: "broken: it was moved aside, whole; the next process here salvages what can be read",
@@ -89,48 +92,43 @@ def status_of(
 
 
 def totals(connection: sqlite3.Connection) -> Totals:
-    """The numbers of promise 2 for one file, without reading its rows.
+    """The numbers of promise 2 for one file, without reading its rows or its whole ledger.
 
     Rows that the ledger does not name yet are consecutive, so their number is the
     difference of two ids and nothing is scanned (``count(*)`` of 10⁷ rows takes
-    4.5 s).
+    4.5 s, to sum up a ledger of 900,000 batches 0.4).
     """
-    by_state = {
-        state: (records, rejected, ambiguous)
-        for state, records, rejected, ambiguous in connection.execute(
-            "SELECT state, sum(records), sum(rejected), sum(ambiguous) FROM batch GROUP BY state"
-        )
-    }
-    rejected = sum(row[1] for row in by_state.values())
-    counted = {name: by_state.get(name, (0, 0, 0))[0] for name in OUTCOMES}
-    counted["delivered"] -= rejected
-    counted["rejected"] += rejected
-    refused = connection.execute(
-        "SELECT substr(name, 9), sum(records) FROM tally WHERE name LIKE 'refused:%' "
-        "GROUP BY name ORDER BY name"
+    tally: dict[str, int] = dict(
+        connection.execute("SELECT name, sum(records) FROM tally GROUP BY name ORDER BY name")
     )
+    waiting = "SELECT coalesce(sum(records), 0) FROM batch WHERE state = 'pending'"
+    ambiguous = "SELECT coalesce(sum(ambiguous), 0) FROM batch WHERE ambiguous > 0"
     return Totals(
         accepted=accepted(connection),
-        pending=by_state.get("pending", (0, 0, 0))[0] + _unledgered(connection),
-        refused=dict(refused.fetchall()),
-        ambiguous_attempts=sum(row[2] for row in by_state.values()),
-        **counted,
+        pending=_number(connection, waiting) + _unledgered(connection),
+        refused={
+            name[len(_REFUSED):]: records for name, records in tally.items()
+            if name.startswith(_REFUSED)
+        },
+        ambiguous_attempts=_number(connection, ambiguous),
+        **{name: tally.get(name, 0) for name in OUTCOMES},
     )
 
 
 def accepted(connection: sqlite3.Connection) -> int:
     """How many records the file accepted, by its counter."""
-    return int(
-        connection.execute("SELECT coalesce(sum(accepted), 0) FROM stream").fetchone()[0]
-    )
+    return _number(connection, "SELECT coalesce(sum(accepted), 0) FROM stream")
+
+
+def _number(connection: sqlite3.Connection, sql: str) -> int:
+    return int(connection.execute(sql).fetchone()[0])
 
 
 def _unledgered(connection: sqlite3.Connection) -> int:
-    return int(
-        connection.execute(
-            "SELECT max(0, coalesce((SELECT max(id) FROM record), 0) "
-            "- coalesce((SELECT max(last_id) FROM batch), 0))"
-        ).fetchone()[0]
+    return _number(
+        connection,
+        "SELECT max(0, coalesce((SELECT max(id) FROM record), 0) "
+        "- coalesce((SELECT max(last_id) FROM batch), 0))",
     )
 
 

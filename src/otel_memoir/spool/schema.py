@@ -17,7 +17,7 @@ from otel_memoir.spool.connection import open_reader, open_writer, transaction
 APPLICATION_ID = 0x4D656D6F
 """``Memo`` in ASCII; what ``file(1)`` and we know a spool file by."""
 
-FORMAT = 1
+FORMAT = 2
 
 _HEADER_BYTES = 100
 
@@ -122,7 +122,13 @@ CREATE TABLE courier (
 ) STRICT;
 """
 
-MIGRATIONS: dict[int, str] = {}
+# Where the ledger ends, and which answers left a doubt, without reading all of it.
+_INDEXES_OF_2 = """
+CREATE INDEX batch_end ON batch (last_id);
+CREATE INDEX batch_ambiguous ON batch (ambiguous) WHERE ambiguous > 0;
+"""
+
+MIGRATIONS: dict[int, str] = {1: _INDEXES_OF_2}
 """From each older format: the statements that lead to the next."""
 
 
@@ -141,8 +147,7 @@ def prepare(connection: sqlite3.Connection, path: Path | str) -> None:
     _, found = _identity(connection)
     while found < FORMAT:
         with transaction(connection):
-            for statement in MIGRATIONS[found].split(";"):
-                connection.execute(statement)
+            _run(connection, MIGRATIONS[found])
             found += 1
             connection.execute(f"PRAGMA user_version = {found}")
 
@@ -200,15 +205,20 @@ def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
 def _create(connection: sqlite3.Connection, path: Path | str) -> None:
     # One transaction: a power cut leaves a whole spool or an empty file.
     with transaction(connection):
-        for statement in _TABLES.split(";"):
-            if statement.strip():
-                connection.execute(statement)
+        _run(connection, _TABLES + _INDEXES_OF_2)
         connection.execute(
             "INSERT INTO file VALUES (1, ?, ?)", (new_stream_id(), birthmark(path))
         )
         connection.execute("INSERT INTO courier (id) VALUES (1)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    # Not ``executescript``: it commits first.
+    for statement in script.split(";"):
+        if statement.strip():
+            connection.execute(statement)
 
 
 def fresh_header(path: Path) -> bytes:
