@@ -14,6 +14,7 @@ import pytest
 from hypothesis import Phase
 from hypothesis.stateful import run_state_machine_as_test
 
+from model.destination import REPLIES
 from model.machine import EXAMPLES, SpoolMachine, profile, seen
 from model.process import ENVELOPE
 from model.world import World
@@ -169,6 +170,38 @@ def test_a_wall_clock_that_is_set_back_puts_no_batch_off() -> None:
         world.clock.advance(10.0)
         deliver(world, "ok", "ok")
         assert sent(world) == [1, 1, 5]
+
+
+def test_a_flow_that_never_ends_does_not_starve_what_failed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new batch was always there to be sent first, so the old one was tried no more."""
+    with played(request_records_max=1) as world:
+        plain = world.destination._reply
+
+        def refuse_the_first(records: Any) -> Any:
+            is_first = any(record.key.sequence == 1 for record in records)
+            return REPLIES["unavailable"] if is_first else plain(records)
+
+        def flow(until: Callable[[], bool], steps: int) -> bool:
+            for _ in range(steps):
+                emit(world, 1)
+                deliver(world, "ok")
+                world.clock.advance(0.5)
+                if until():
+                    return True
+            return False
+
+        def first_is_in_the_side_lane() -> bool:
+            file = world.living[0].spool.file
+            assert file is not None
+            return bool(ledger.waiting(file.reader, lane="side"))
+
+        emit(world, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(world.destination, "_reply", refuse_the_first)
+            assert flow(first_is_in_the_side_lane, 300)
+        assert flow(lambda: sent(world)[-1] == 1, 40)
 
 
 def test_two_poison_records_in_a_row_do_not_hold_up_what_comes_after_them() -> None:

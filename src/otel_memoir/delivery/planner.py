@@ -10,8 +10,9 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Spool, ledger
 
 _TURN = 8
-"""Batches in a row from one file. A process that never rests must not starve what a dead one
-left; a change costs a commit of its own for the last answer."""
+"""Batches in a row from one file, or new ones in place of one that waits. A process that never
+rests must not starve what a dead one left, nor what failed before; to change the file costs a
+commit of its own for the last answer."""
 
 _ADOPTED_MAX = 16
 """How many files of dead processes one courier holds at a time. What it does not hold, the
@@ -65,6 +66,8 @@ class Planner:
         self._longest_wait_ns = int((settings.backoff_max_s + RETRY_AFTER_MAX_S) * 1e9)
         self._served: Source | None = None
         self._in_a_row = 0
+        self._passed_over = 0
+        self._next_side_s = monotonic_s() + settings.backoff_max_s
 
     def sources(self) -> list[Source]:
         """The files that this courier delivers, the one whose turn it is first."""
@@ -163,7 +166,23 @@ class Planner:
         # What was never sent goes before what waits: of many that are at fault in a row, each
         # would have its tries first.
         fresh = found or self._fresh(source, hurry=hurry)
-        return fresh or next(iter([*later, *tried[:1]]), None) or next(iter(due("side")), None)
+        waits = next(iter([*later, *tried[:1]]), None)
+        if fresh is None or self._passed_over >= _TURN:
+            self._passed_over = 0
+            return waits or next(iter(due("side")), None) or fresh
+        self._passed_over += int(waits is not None)
+        return self._side_in_its_turn(due) or fresh
+
+    def _side_in_its_turn(self, due: Callable[[str], list[Batch]]) -> Batch | None:
+        """One of the side lane, once per longest wait: a flow that never ends must not starve it.
+
+        Not more often, because each may cost as much as a request may take.
+        """
+        now_s = self._monotonic_s()
+        if now_s < self._next_side_s:
+            return None
+        self._next_side_s = now_s + self._settings.backoff_max_s
+        return next(iter(due("side")), None)
 
     def _is_due(self, batch: Batch, now_ns: int) -> bool:
         """Whether a batch may be tried; one that waits for too long met a clock that jumped."""
