@@ -15,6 +15,7 @@ from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_memoir import DurableLogRecordProcessor
+from otel_memoir.delivery.planner import Planner
 from otel_memoir.delivery.sources import Adoption
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SettingsError, SpoolError
@@ -260,8 +261,11 @@ def test_what_was_evicted_is_not_said_to_be_delivered(tmp_path: Path) -> None:
     spool.close(5.0)
 
 
-def test_a_batch_that_was_evicted_while_it_was_being_read_is_not_sent(tmp_path: Path) -> None:
-    """It has its end, and its gap, already."""
+@pytest.mark.parametrize("about_to", ["be sent", "be set aside", "expire"])
+def test_a_batch_that_is_evicted_in_the_middle_has_one_end_only(
+    tmp_path: Path, about_to: str
+) -> None:
+    """It has its end, and its gap, already: it is neither sent, nor parted, nor expired."""
     spool = open_spool(
         tmp_path, spool_bytes_max=2**16, when_full="evict", request_records_max=1, **QUICK
     )
@@ -271,14 +275,21 @@ def test_a_batch_that_was_evicted_while_it_was_being_read_is_not_sent(tmp_path: 
     put(spool, "first", size=15_000)
     read = SpoolFile.rows
 
+    def evict() -> bool:
+        if spool.has_evicted:
+            return False
+        for number in range(4):
+            put(spool, f"r{number}", size=15_000)
+        return True
+
     def evicted_meanwhile(file: SpoolFile, *ids: int) -> Any:
         found = read(file, *ids)
-        if not spool.has_evicted:
-            for number in range(4):
-                put(spool, f"r{number}", size=15_000)
-        return found
+        is_damaged = evict() and about_to == "be set aside"
+        return ([], {ids[0]: "it is damaged"}) if is_damaged else found
 
     with pytest.MonkeyPatch.context() as patch:
+        if about_to == "expire":
+            patch.setattr(Planner, "is_expired", lambda *_: evict())
         patch.setattr(SpoolFile, "rows", evicted_meanwhile)
         drained = courier.wait_drained(TIMEOUT_S)
     stop(courier, spool)
@@ -286,6 +297,10 @@ def test_a_batch_that_was_evicted_while_it_was_being_read_is_not_sent(tmp_path: 
     assert spool.has_evicted
     assert taker.copies(b"<first>") == 0
     assert problems_of(tmp_path) == []
+    totals = totals_of(tmp_path)
+    assert (totals.expired, totals.quarantined, totals.unaccounted) == (0, 0, 0)
+    gaps = select(tmp_path / "memoir-0001.db", "SELECT cause FROM gap WHERE first_sequence = 1")
+    assert gaps == [("evicted",)]
 
 
 def test_what_a_left_file_holds_is_not_taken_for_drained(tmp_path: Path) -> None:

@@ -319,12 +319,16 @@ class Dispatcher:
         """Give up on a batch that waited too long; counted, and told as a gap."""
         now_ns = self._wall_ns()
 
-        def write(file: SpoolFile) -> None:
+        def write(file: SpoolFile) -> bool:
             self._enter(file, batch)
+            if not ledger.waits(file.connection, batch):
+                return False
             give_up(file.connection, batch, State.EXPIRED, unix_ns=now_ns)
+            return True
 
         self.write()
-        source.perform(write)
+        if not source.perform(write):
+            return
         source.settled(batch.bytes, delivered=False)
         self._deliveries_at_failure.pop((source.file.name, batch.number), None)
         self._tally.settled(State.EXPIRED, batch.records)
@@ -367,8 +371,10 @@ class Dispatcher:
             )
         parts = [part_of(batch, number, run) for number, run in zip(numbers, runs)]
 
-        def write(file: SpoolFile) -> None:
+        def write(file: SpoolFile) -> bool:
             self._enter(file, batch)
+            if not ledger.waits(file.connection, batch):
+                return False
             if outcome is not None:
                 self._clear_if_certain(file, batch, outcome)
             ledger.split(file.connection, batch, parts)
@@ -378,8 +384,10 @@ class Dispatcher:
                         file.connection, part, State.QUARANTINED, unix_ns=now_ns,
                         code="corrupt", message=wrong[part.first_id],
                     )
+            return True
 
-        source.perform(write)
+        if not source.perform(write):
+            return
         for part in parts:
             if wrong and part.first_id in wrong:
                 self._tally.settled(State.QUARANTINED, part.records)

@@ -97,6 +97,14 @@ def has_work(connection: sqlite3.Connection, ledgered_id: int) -> bool:
     )
 
 
+def waits(connection: sqlite3.Connection, batch: Batch) -> bool:
+    """Whether a batch still waits; it may have been evicted since it was chosen."""
+    found = connection.execute(
+        "SELECT 1 FROM batch WHERE number = ? AND state = 'pending'", (batch.number,)
+    ).fetchone()
+    return found is not None
+
+
 def note_attempt(connection: sqlite3.Connection, batch: Batch) -> bool:
     """Write down, before it is sent, that a batch is being sent.
 
