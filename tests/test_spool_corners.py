@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -249,6 +250,42 @@ def test_a_system_without_preallocation_has_a_spool(
     assert store(spool, "r1").stored
     spool.close(5.0)
     assert (tmp_path / "memoir-0001.ballast").stat().st_size == 2 * 2**20
+
+
+@pytest.mark.slow
+def test_a_close_that_everything_holds_up_takes_its_timeout_once(tmp_path: Path) -> None:
+    """Each of its four waits took as long: a shutdown of five seconds could take twenty."""
+    spool = open_spool(tmp_path, durability="process")
+    store(spool, "a")
+    with held_elsewhere(spool.reading.acquire, spool.reading.release), held_elsewhere(
+        lambda: spool._commits.hold(TIMEOUT_S), spool._commits.let_go
+    ):
+        began_s = time.monotonic()
+        spool.close(4.0)
+        took_s = time.monotonic() - began_s
+    spool.close(5.0)
+    assert took_s < 9.0
+
+
+@contextmanager
+def held_elsewhere(take: Callable[[], Any], give: Callable[[], Any]) -> Iterator[None]:
+    """Have another thread hold something."""
+    taken, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        take()
+        taken.set()
+        over.wait(TIMEOUT_S)
+        give()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert taken.wait(TIMEOUT_S)
+        yield
+    finally:
+        over.set()
+        thread.join(TIMEOUT_S)
 
 
 def test_what_was_evicted_is_not_said_to_be_delivered(tmp_path: Path) -> None:

@@ -180,10 +180,9 @@ class Spool:
         memory, and the ticket can be waited for.
 
         Returns:
-            A ticket; or the reason of the refusal; or ``None`` if this emit
-            interrupted another one of the same thread, which stores the record
-            before it returns, or if it came on an event loop before the file was
-            open, which is not done on a loop's thread.
+            A ticket; or the reason of the refusal; or ``None`` if this emit interrupted
+            another one of the same thread, which stores the record before it returns, or
+            if it came on an event loop before the file was open.
         """
         self.check_pid()
         return self._intake.append(draft)
@@ -204,7 +203,7 @@ class Spool:
 
     @property
     def has_evicted(self) -> bool:
-        """Whether records that waited were given up on, to make room."""
+        """Whether waiting records were given up on, to make room."""
         return self._admission.has_evicted
 
     # -- opening --------------------------------------------------------------
@@ -290,12 +289,12 @@ class Spool:
             return False
         return self._monotonic_s() <= deadline_s
 
+    # -- for the courier ------------------------------------------------------
+
     @property
     def is_on_disk(self) -> bool:
-        """Whether records go to a file; without a usable directory they die with the process."""
+        """Whether records go to a file, and not into memory."""
         return self._home.is_on_disk
-
-    # -- for the courier ------------------------------------------------------
 
     @property
     def file(self) -> SpoolFile | None:
@@ -323,8 +322,7 @@ class Spool:
         """The number from which on batches may still gain rows; earlier ones are committed."""
         with self.uninterrupted():
             # In this order: a batch that fills up in between still has rows in the queue.
-            number = self._batch.number
-            left = self._commits.first_queued()
+            number, left = self._batch.number, self._commits.first_queued()
         return number if left is None else min(number, left.batch)
 
     def would_refuse(self, draft: Draft) -> bool:
@@ -375,21 +373,23 @@ class Spool:
     def close(self, timeout: float) -> None:
         """Commit what is queued, end the stream, give the slot back. Idempotent.
 
-        Records that are emitted later are refused and counted in memory only.
+        Takes little longer than ``timeout`` seconds, whatever hangs. Records that are
+        emitted later are refused and counted in memory only.
         """
         self.check_pid()
         self._intake.close()
         committer = self._home.committer
         if committer is None:
             return
-        queued = self._commits.first_queued() is not None
-        if queued or committer.needs_sync or committer.has_refusals:
+        deadline_s = self._monotonic_s() + timeout
+        if self._commits.first_queued() or committer.needs_sync or committer.has_refusals:
             self.flush(timeout)
-        self._writer.stop(timeout)
+        self._writer.stop(max(_LOOK_S, deadline_s - self._monotonic_s()))
         # A courier that did not stop in time may be reading: then nothing is closed.
-        reading = self.reading.acquire(timeout=timeout)
+        rest_s = max(_LOOK_S, deadline_s - self._monotonic_s())
+        reading = self.reading.acquire(timeout=rest_s)
         try:
-            with self.uninterrupted(), self._commits.committing(timeout) as held:
+            with self.uninterrupted(), self._commits.committing(rest_s) as held:
                 if held and reading:
                     self._commit(())  # what was refused since the flush
                     self._home.move_out()
