@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -250,6 +253,34 @@ def test_nothing_is_said_while_the_commit_lock_is_held(
 
 
 # -- a full disk --------------------------------------------------------------
+
+
+def over_quota(*_: object, **__: object) -> NoReturn:
+    """What the system says once a user's quota is used up."""
+    raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 tells its error's name from 3.11")
+@pytest.mark.parametrize("is_quota", [True, False])
+def test_a_quota_that_is_used_up_is_a_full_disk_and_not_a_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_quota: bool
+) -> None:
+    """SQLite calls it an I/O error: the file was left, and the process went on in memory."""
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    failed_write = io_error()
+    failed_write.sqlite_errorname = "SQLITE_IOERR_WRITE"
+    make_faulty(spool, "COMMIT", failed_write)
+    with monkeypatch.context() as patch:
+        if is_quota:
+            patch.setattr(tempfile, "TemporaryFile", over_quota)
+        found = spool.append(draft("second"))
+    assert is_refused(found, "disk_full") is is_quota
+    assert spool.file is not None
+    assert spool.file.name == ("memoir-0001" if is_quota else "memoir-0002")
+    assert store(spool, "third").stored
+    spool.close(5.0)
+    assert problems_of(tmp_path) == []
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ class Committer:
     def _recover(
         self, entries: Sequence[Entry], chores: Sequence[Chore], error: Exception
     ) -> bool:
-        if is_disk_full(error):
+        if is_disk_full(error, at=self.file.path):
             return self._disk_is_full(entries, chores, error)
         # A number that is taken: somebody else writes to this file, whatever the lock says.
         if is_io_error(error) or is_corrupt(error) or isinstance(error, sqlite3.IntegrityError):

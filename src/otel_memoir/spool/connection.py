@@ -9,8 +9,10 @@ SQLite 3.7.0 to 3.51.2, which needs two connections that write or checkpoint.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -24,6 +26,8 @@ StorageError = sqlite3.Error
 
 _SQLITE_LEAST = (3, 37)
 """The first one with STRICT tables."""
+
+_PROBE_BYTES = 2**16
 
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2}
 
@@ -134,9 +138,33 @@ def roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether SQLite said that there is no room."""
-    return isinstance(error, sqlite3.OperationalError) and "is full" in str(error)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_disk_full(error: BaseException, *, at: Path | str = MEMORY) -> bool:
+    """Whether there is no room, by what SQLite or the system said.
+
+    SQLite knows ENOSPC only. A quota that is used up (EDQUOT) is to it a write that
+    failed, so the file system is asked itself.
+
+    Args:
+        at: The file that was written to.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    failed_write = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_WRITE"  # 3.11
+    return "is full" in str(error) or (failed_write and _is_quota_used_up(Path(at).parent))
+
+
+def _is_quota_used_up(directory: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        return error.errno in _NO_ROOM
+    return False
 
 
 def is_io_error(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +139,7 @@ class Home:
             return True
         except (sqlite3.Error, MemoirError, OSError) as error:
             complaints.say("begin", f"cannot begin in {file.path}: {error}")
-            self.disk_is_full |= is_disk_full(error)
+            self.disk_is_full |= is_disk_full(error, at=file.path)
         if file.lock is not None and not self.disk_is_full:
             self._avoid |= {file.lock.slot.number}
         with contextlib.suppress(sqlite3.Error):
@@ -160,8 +159,9 @@ class Home:
             )
         except (SpoolError, OSError, sqlite3.Error) as error:
             complaints.say("directory", str(error))
-            no_room = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            self.disk_is_full |= no_room or is_disk_full(error.__cause__ or error)
+            self.disk_is_full |= is_disk_full(
+                error.__cause__ or error, at=self.directory / "any"
+            )
             return None
 
     def _with_a_past(self) -> frozenset[int]:
