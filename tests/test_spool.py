@@ -526,6 +526,7 @@ def make_older(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         for index in INDEXES_OF_2:
             connection.execute(f"DROP INDEX {index}")
+        connection.execute("ALTER TABLE stream DROP COLUMN last_unix_ns")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
 
@@ -556,6 +557,24 @@ def test_an_older_file_is_read_as_it_is_and_migrated_by_its_next_writer(tmp_path
     assert version_and_indexes(file) == (2, list(INDEXES_OF_2))
     assert [v.findings for v in verify_directory(tmp_path)] == [()]
     assert status_of_directory(tmp_path)[0].totals.pending == 2
+
+
+def test_a_new_life_knows_the_latest_time_of_those_before_it(tmp_path: Path) -> None:
+    """Also once every payload is gone: what was delivered must not be followed by less."""
+    for name in "abc":
+        spool = open_spool(tmp_path)
+        store(spool, name)
+        store(spool, name)
+        spool.close(5.0)
+    with closing(sqlite3.connect(tmp_path / "memoir-0001.db")) as connection:
+        connection.execute("DELETE FROM record")
+        connection.commit()
+    spool = open_spool(tmp_path)
+    spool.open()
+    assert spool.life is not None
+    assert (spool.life.stream.epoch, spool.life.stream.after_unix_ns) == (4, 2)
+    spool.perform(lambda file: None)
+    spool.close(5.0)
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(

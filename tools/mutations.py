@@ -67,8 +67,8 @@ MUTATIONS = (
     Mutation("send: a batch has a ledger row", "delivery/dispatch.py",
              "            self._enter(file, batch)\n            return ledger.note_attempt",
              "            return ledger.note_attempt", SENT),
-    Mutation("send: rows are checked", "spool/file.py",
-             "if zlib.crc32(payload, sequence & 0xFFFFFFFF) != crc:", "if False:",
+    Mutation("send: rows are checked", "spool/checked.py",
+             "if checksum(sequence, payload) != crc:", "if False:",
              "tests/test_spool.py -k damaged_row"),
     Mutation("settle: the counter", "spool/ledger.py",
              "    count(connection, batch.stream, state.value, batch.records - rejected, "

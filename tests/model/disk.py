@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from model.destination import Arrived, Key, read_stamped
 from model.process import gap_name
+from otel_memoir.spool.checked import unpack
 from otel_memoir.spool.directory import Slot, slots
-from otel_memoir.spool.file import unpack
 
 
 class Place(NamedTuple):

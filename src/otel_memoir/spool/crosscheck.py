@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 
 from otel_memoir.errors import SpoolCorruptError
-from otel_memoir.spool.file import envelope_of
+from otel_memoir.spool.checked import envelope_of
 
 _Key = tuple[int, str]
 

@@ -8,15 +8,14 @@ the only one who knows the file (an adopter).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sqlite3
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from otel_memoir.errors import SpoolCorruptError
 from otel_memoir.spool import schema
+from otel_memoir.spool.checked import checksum, digest_of, envelope_of, unpack
 from otel_memoir.spool.connection import (
     MEMORY,
     open_reader,
@@ -115,9 +114,10 @@ class SpoolFile:
                 "VALUES (?, ?, ?, ?)", (stream_id, epoch, unix_ns, reserve),
             )
             number = self._number("SELECT last_insert_rowid()")
+            after_ns = self._number("SELECT max(last_unix_ns) FROM stream")
         if self.lock is not None:
             self.lock.note_lives(epoch)
-        return number, Stream(stream_id, epoch)
+        return number, Stream(stream_id, epoch, after_ns)
 
     def _own_stream_id(self) -> str:
         stream_id, mark = self.connection.execute(
@@ -217,14 +217,15 @@ class SpoolFile:
         last = entries[-1].sequence
         self.connection.execute(
             "UPDATE stream SET sequence = ?, reserved = max(reserved, ?), "
-            "accepted = accepted + ?, accepted_bytes = accepted_bytes + ? WHERE id = ?",
-            (last, last + reserve, len(entries), size, stream),
+            "accepted = accepted + ?, accepted_bytes = accepted_bytes + ?, last_unix_ns = ? "
+            "WHERE id = ?",
+            (last, last + reserve, len(entries), size, entries[-1].unix_ns, stream),
         )
 
     def _envelope_id(self, envelope: bytes) -> int:
         found = self._envelope_ids.get(envelope)
         if found is None:
-            digest = hashlib.blake2b(envelope, digest_size=16).digest()
+            digest = digest_of(envelope)
             self.connection.execute(
                 "INSERT OR IGNORE INTO envelope (digest, bytes) VALUES (?, ?)", (digest, envelope)
             )
@@ -358,43 +359,3 @@ class SpoolFile:
         abandoned.extend((self.connection, self._reader))
         if self.lock is not None:
             self.lock.abandon()
-
-
-def envelope_of(connection: sqlite3.Connection, id_: int) -> bytes:
-    """Read an envelope, checked against its digest.
-
-    Raises:
-        SpoolCorruptError: It is not what was written.
-    """
-    row = connection.execute("SELECT digest, bytes FROM envelope WHERE id = ?", (id_,)).fetchone()
-    if row is None or hashlib.blake2b(row[1], digest_size=16).digest() != row[0]:
-        raise SpoolCorruptError("read envelope", target=id_, cause="it is damaged")
-    return bytes(row[1])
-
-
-def checksum(sequence: int, payload: bytes) -> int:
-    """CRC32 of a payload as stored, seeded with its sequence number."""
-    return zlib.crc32(payload, sequence & 0xFFFFFFFF)
-
-
-def unpack(sequence: int, packed: int, crc: int, payload: bytes) -> bytes:
-    """Give back a payload as it was accepted.
-
-    A packed payload is a zlib stream followed by the stamps as they are: the
-    record is compressed before the append lock, the stamps are known only under it.
-
-    Raises:
-        SpoolCorruptError: It is not what was written.
-    """
-    try:
-        if zlib.crc32(payload, sequence & 0xFFFFFFFF) != crc:
-            raise SpoolCorruptError("read row", target=sequence, cause="its checksum is wrong")
-    except TypeError as error:  # SQLite checks the types of a STRICT table when it writes only
-        raise SpoolCorruptError("read row", target=sequence, cause=error) from error
-    if not packed:
-        return payload
-    stream = zlib.decompressobj()
-    try:
-        return stream.decompress(payload) + stream.unused_data
-    except zlib.error as error:
-        raise SpoolCorruptError("unpack row", target=sequence, cause=error) from error

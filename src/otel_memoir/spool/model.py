@@ -27,10 +27,19 @@ OUTCOMES = ("delivered", "rejected", "quarantined", "expired", "evicted", "disca
 
 @dataclass(frozen=True)
 class Stream:
-    """The records of one writer process in one life."""
+    """The records of one writer process in one life.
+
+    Attributes:
+        stream_id: Its id.
+
+        epoch: Its life, from 1.
+
+        after_unix_ns: The latest time that a record of an earlier life in its file has.
+    """
 
     stream_id: str
     epoch: int
+    after_unix_ns: int = field(default=0, compare=False)
 
 
 class Draft(NamedTuple):

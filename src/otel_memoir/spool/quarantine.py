@@ -14,9 +14,10 @@ from pathlib import Path
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
 from otel_memoir.spool import ledger
+from otel_memoir.spool.checked import unpack
 from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import Slot, try_lock
-from otel_memoir.spool.file import SpoolFile, unpack
+from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.model import Batch, State, Stream
 from otel_memoir.spool.recovery import open_held

@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolCorruptError
 from otel_memoir.spool import ledger
+from otel_memoir.spool.checked import envelope_of, unpack
 from otel_memoir.spool.connection import open_reader, transaction
 from otel_memoir.spool.directory import broken_files, rename_database, try_lock_file
-from otel_memoir.spool.file import SpoolFile, envelope_of, unpack
+from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.model import Draft, Entry, Life, Stream
 from otel_memoir.spool.moved import Moved, taken_over
 from otel_memoir.spool.schema import fresh_header, new_stream_id

@@ -40,6 +40,7 @@ CREATE TABLE stream (
   accepted INTEGER NOT NULL DEFAULT 0,
   accepted_bytes INTEGER NOT NULL DEFAULT 0,
   moved_from TEXT NOT NULL DEFAULT '',
+  last_unix_ns INTEGER NOT NULL DEFAULT 0,
   UNIQUE (stream_id, epoch, moved_from)
 ) STRICT;
 
@@ -128,7 +129,9 @@ CREATE INDEX batch_end ON batch (last_id);
 CREATE INDEX batch_ambiguous ON batch (ambiguous) WHERE ambiguous > 0;
 """
 
-MIGRATIONS: dict[int, str] = {1: _INDEXES_OF_2}
+MIGRATIONS: dict[int, str] = {
+    1: _INDEXES_OF_2 + "ALTER TABLE stream ADD COLUMN last_unix_ns INTEGER NOT NULL DEFAULT 0",
+}
 """From each older format: the statements that lead to the next."""
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
+from otel_memoir.spool.checked import unpack
 from otel_memoir.spool.crosscheck import contradictions
 from otel_memoir.spool.directory import slots
-from otel_memoir.spool.file import unpack
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.ledger import ELSEWHERE
 from otel_memoir.spool.model import OUTCOMES, Totals
