@@ -21,6 +21,7 @@ from blockbuster import BlockingError, blockbuster_ctx
 
 from otel_memoir.delivery import Courier
 from otel_memoir.errors import SpoolError
+from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Draft, Refused, Spool, State, Ticket, ledger, schema
 from otel_memoir.spool.connection import set_synchronous
 from otel_memoir.spool.directory import Slot, is_held, take_slot
@@ -35,6 +36,7 @@ from spool_helpers import (
     draft,
     is_refused,
     make_faulty,
+    make_stamper,
     open_spool,
     own_draft,
     problems_of,
@@ -575,6 +577,49 @@ def test_a_new_life_knows_the_latest_time_of_those_before_it(tmp_path: Path) -> 
     assert (spool.life.stream.epoch, spool.life.stream.after_unix_ns) == (4, 2)
     spool.perform(lambda file: None)
     spool.close(5.0)
+
+
+def test_a_clock_that_goes_back_ends_the_stream_and_begins_the_next(tmp_path: Path) -> None:
+    """Order is by epoch then: no time of a stream decreases, and no number is a gap."""
+    epoch = [0]
+    spool = Spool(
+        Settings(disk_free_bytes_min=0), directory=tmp_path, make_stamper=make_stamper,
+        clock_epoch=lambda: epoch[0],
+    )
+    store(spool, "a")
+    store(spool, "b")
+    first = spool.life
+    epoch[0] = 1
+    assert eventually(lambda: spool.life is not first)
+    store(spool, "c")
+    spool.close(5.0)
+    assert select(
+        tmp_path / "memoir-0001.db", "SELECT epoch, sequence, ended, reserved FROM stream"
+    ) == [(1, 2, "clean", 2), (2, 1, "clean", 1)]
+    assert select(tmp_path / "memoir-0001.db", "SELECT batch FROM record") == [(1,), (1,), (2,)]
+    assert select(tmp_path / "memoir-0001.db", "SELECT * FROM gap") == []
+    assert problems_of(tmp_path) == []
+
+
+def test_a_stream_that_ends_while_records_wait_in_memory_ends_once_they_are_stored(
+    tmp_path: Path,
+) -> None:
+    """In `batch` the old stream's last records are still in the queue when the new one begins."""
+    epoch = [0]
+    spool = Spool(
+        Settings(disk_free_bytes_min=0, durability="batch", batch_delay_s=0.05),
+        directory=tmp_path, make_stamper=make_stamper, clock_epoch=lambda: epoch[0],
+    )
+    store(spool, "a0")
+    for number in range(1, 200):
+        store(spool, f"a{number}")
+        epoch[0] = number // 20
+    assert eventually(lambda: not spool._home.is_over)
+    spool.close(5.0)
+    file = tmp_path / "memoir-0001.db"
+    assert select(file, "SELECT sum(sequence) FROM stream") == [(200,)]
+    assert {ended for (ended,) in select(file, "SELECT ended FROM stream")} == {"clean"}
+    assert problems_of(tmp_path) == []
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(

@@ -93,7 +93,7 @@ def _writes_no_gap(patch: pytest.MonkeyPatch) -> None:
 def _forgets_what_died_in_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         SpoolFile, "_end_lost_streams",
-        lambda self, _: self.connection.execute("UPDATE stream SET ended = 'unclean'"),
+        lambda self, *_: self.connection.execute("UPDATE stream SET ended = 'unclean'"),
     )
 
 

@@ -94,17 +94,26 @@ class SpoolFile:
 
     # -- identity and streams -------------------------------------------------
 
-    def begin_stream(self, unix_ns: int, *, reserve: int = 0) -> tuple[int, Stream]:
+    def begin_stream(
+        self, unix_ns: int, *, reserve: int = 0, living: int = 0
+    ) -> tuple[int, Stream]:
         """Begin a new life on this file; on return it is as durable as a commit.
 
         Earlier lives that did not end by themselves are ended here, and the
         sequence numbers that they may have given out become a gap.
 
+        Args:
+            unix_ns: When that is.
+
+            reserve: How many numbers it may give out before they are stored.
+
+            living: The stream that the caller ends itself, if there is one.
+
         Returns:
             The stream's number in this file, and its name for the world.
         """
         with transaction(self.connection):
-            self._end_lost_streams(unix_ns)
+            self._end_lost_streams(unix_ns, living)
             stream_id = self._own_stream_id()
             epoch = self._number(
                 "SELECT coalesce(max(epoch), 0) + 1 FROM stream WHERE stream_id = ?", stream_id
@@ -143,14 +152,17 @@ class SpoolFile:
         with transaction(self.connection):
             self._end_lost_streams(unix_ns)
 
-    def _end_lost_streams(self, unix_ns: int) -> None:
+    def _end_lost_streams(self, unix_ns: int, living: int = 0) -> None:
         self.connection.execute(
             "INSERT INTO gap (stream, cause, records, first_sequence, last_sequence, at_most, "
             "message, noticed_unix_ns) SELECT id, 'unclean_end', reserved - sequence, "
             "sequence + 1, reserved, 1, 'the process died with records in memory', ? "
-            "FROM stream WHERE ended = '' AND reserved > sequence", (unix_ns,),
+            "FROM stream WHERE ended = '' AND id != ? AND reserved > sequence",
+            (unix_ns, living),
         )
-        self.connection.execute("UPDATE stream SET ended = 'unclean' WHERE ended = ''")
+        self.connection.execute(
+            "UPDATE stream SET ended = 'unclean' WHERE ended = '' AND id != ?", (living,)
+        )
 
     def end_stream(self, number: int, sequence: int) -> None:
         """Write down that a life ended by itself, and every number it gave out is stored."""

@@ -50,6 +50,9 @@ class Home:
         wall_ns: The wall clock, for times on disk.
 
         monotonic_s: The clock for durations.
+
+        clock_epoch: Rises when the clock of the stamps had to go back: then a life is over,
+            since the times of a stream never decrease.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Home:
         batch: OpenBatch,
         wall_ns: Callable[[], int],
         monotonic_s: Callable[[], float],
+        clock_epoch: Callable[[], int],
     ) -> None:
         self.life: Life | None = None
         self.committer: Committer | None = None
@@ -73,6 +77,8 @@ class Home:
         self._batch = batch
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
+        self._clock_epoch = clock_epoch
+        self._began_in = clock_epoch()
         self.disk_is_full = False
         self._next_try_s = float("-inf")
         self._avoid: frozenset[int] = frozenset()
@@ -174,10 +180,36 @@ class Home:
             return frozenset()
         return frozenset(slot.number for slot in slots(self.directory))
 
-    def _begin_life(self, file: SpoolFile) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether the clock of the stamps had to go back since the life began."""
+        return self.life is not None and self._clock_epoch() != self._began_in
+
+    def begin_anew(self, commit: Callable[[], object]) -> None:
+        """Begin the next life in the same file, and end the one before.
+
+        The caller holds the commit lock.
+
+        Args:
+            commit: Commits what is queued.
+
+        Raises:
+            sqlite3.Error: Nothing began, and nothing ended.
+        """
+        committer, old = self.committer, self.life
+        if committer is None or old is None:
+            return
+        is_here = old.file_name == committer.file.name
+        self._begin_life(committer.file, living=old.number if is_here else 0)
+        commit()  # after it the old one has nothing in the queue, if it went well
+        if is_here and old.stored == old.next_sequence - 1:
+            committer.file.end_stream(old.number, old.stored)
+
+    def _begin_life(self, file: SpoolFile, *, living: int = 0) -> None:
+        self._began_in = self._clock_epoch()
         hand_over = self._settings.durability == "batch" or on_event_loop()
         reserve = RESERVE if hand_over else 0
-        number, stream = file.begin_stream(self._wall_ns(), reserve=reserve)
+        number, stream = file.begin_stream(self._wall_ns(), reserve=reserve, living=living)
         life = Life(file.name, number, stream, self._make_stamper(stream), reserved=reserve)
         upkeep = Upkeep(file, self._settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s)
         assert self.committer is not None

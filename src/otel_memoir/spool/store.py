@@ -10,7 +10,6 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ from typing import TypeVar
 from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.settings import Settings
-from otel_memoir.spool import ledger
+from otel_memoir.spool import forks, ledger
 from otel_memoir.spool.admission import Admission
 from otel_memoir.spool.chores import RIDE_S, Chores
 from otel_memoir.spool.file import SpoolFile
@@ -37,30 +36,6 @@ _QUIESCE_S = 5.0
 _QUIESCE_NESTED_S = 0.25
 _LOOK_S = 0.25
 
-_spools: weakref.WeakSet[Spool] = weakref.WeakSet()
-
-
-def _forget_after_fork() -> None:
-    for spool in list(_spools):
-        spool.forget()
-
-
-def _quiesce_before_fork() -> None:
-    for spool in list(_spools):
-        spool.quiesce()
-
-
-def _resume_after_fork() -> None:
-    for spool in list(_spools):
-        spool.resume()
-
-
-os.register_at_fork(
-    before=_quiesce_before_fork,
-    after_in_parent=_resume_after_fork,
-    after_in_child=_forget_after_fork,
-)
-
 
 class Spool:
     """One process's way to disk. Constructing it opens and starts nothing.
@@ -75,6 +50,9 @@ class Spool:
         wall_ns: The wall clock, for times on disk.
 
         monotonic_s: The clock for durations.
+
+        clock_epoch: Rises when the clock of the stamps had to go back: then the stream
+            ends, and the next one of the process begins.
     """
 
     def __init__(
@@ -85,16 +63,18 @@ class Spool:
         make_stamper: MakeStamper,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
+        clock_epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         self.settings = settings
         self.directory = directory
         self._make_stamper = make_stamper
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
+        self._clock_epoch = clock_epoch
         self.on_accept: Callable[[], None] = lambda: None
         self.on_forget: Callable[[], None] = lambda: None
         self._start_anew()
-        _spools.add(self)
+        forks.watch(self)
 
     def _start_anew(self) -> None:
         self._pid = os.getpid()
@@ -110,7 +90,7 @@ class Spool:
         self._home = Home(
             self.settings, directory=self.directory, make_stamper=self._make_stamper,
             commits=self._commits, batch=self._batch, wall_ns=self._wall_ns,
-            monotonic_s=self._monotonic_s,
+            monotonic_s=self._monotonic_s, clock_epoch=self._clock_epoch,
         )
         self._chores = Chores(
             self._home, self._commits, self.settings, monotonic_s=self._monotonic_s

@@ -117,6 +117,8 @@ class Writer:
             return
         try:
             self._nesting.drain_left_over()
+            if self._home.is_over:
+                self._begin_anew()
             if committer.needs_sync:
                 self._chores.sync()
             else:
@@ -127,6 +129,11 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - without its writer a spool goes silent
             complaints.say("writer", f"upkeep of {self._home.directory} failed: {error}")
         self._on_written()
+
+    def _begin_anew(self) -> None:
+        with self._commits.committing(1.0) as held:
+            if held:
+                self._home.begin_anew(lambda: self._commits.commit_queued(1.0))
 
     def _has_step(self, upkeep: Upkeep) -> bool:
         with self._commits.committing(1.0) as held:
