@@ -619,6 +619,7 @@ def test_a_stream_that_ends_while_records_wait_in_memory_ends_once_they_are_stor
     file = tmp_path / "memoir-0001.db"
     assert select(file, "SELECT sum(sequence) FROM stream") == [(200,)]
     assert {ended for (ended,) in select(file, "SELECT ended FROM stream")} == {"clean"}
+    assert select(file, "SELECT * FROM gap") == []
     assert problems_of(tmp_path) == []
 
 
