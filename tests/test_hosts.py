@@ -31,6 +31,7 @@ from host_programs.hosting import (
     program,
     request,
     streams_by_pid,
+    until,
     wait_for_names,
     wait_settled,
 )
@@ -177,12 +178,36 @@ def test_no_answered_request_of_killed_uwsgi_workers_is_missing_or_seen_twice(
     With neither, a worker hangs if the master's courier is in SQLite at the fork.
     """
     with listening() as listener:
+        # A worker that is told to end while it loads the application forgets that (seen); its
+        # master then waits for a minute, unless told for how long.
         command = [
             str(UWSGI), "--master", "--need-app", "--enable-threads", "--die-on-term", hooks,
-            "--processes", str(WORKERS), "--http-socket", f"fd://{listener.fileno()}",
+            "--worker-reload-mercy", "5", "--processes", str(WORKERS), "--http-socket", f"fd://{listener.fileno()}",
             "--virtualenv", sys.prefix, "--module", "host_programs.wsgi:application",
         ]
         serve(command, listener, collector, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(UWSGI is None, reason="no uWSGI: pip install uwsgi (needs a C compiler)")
+@pytest.mark.parametrize("lacking", ["enable-threads", "py-call-uwsgi-fork-hooks"])
+def test_uwsgi_without_what_we_need_is_told_of(
+    lacking: str, collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """Nothing delivered, or a worker that hangs: neither explains itself."""
+    options = {"enable-threads", "py-call-uwsgi-fork-hooks"}
+    with listening() as listener:
+        command = [
+            str(UWSGI), "--master", "--need-app", "--die-on-term",
+            *(f"--{option}" for option in options - {lacking}),
+            "--http-socket", f"fd://{listener.fileno()}", "--virtualenv", sys.prefix,
+            "--module", "host_programs.wsgi:application",
+        ]
+        with hosted(command, tmp_path, collector.endpoint, pass_fds=[listener.fileno()]) as host:
+            assert until(lambda: "spawned uWSGI worker" in host.complaints)
+            assert [option for option in options if f"with --{option}" in host.complaints] == [
+                lacking
+            ]
 
 
 @pytest.mark.slow

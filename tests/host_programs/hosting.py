@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,11 +188,18 @@ def assert_no_copies(records: Iterable[Any]) -> None:
 
 def wait_settled(spool: Path) -> None:
     """Wait until nothing waits in a directory that others write to."""
+    assert until(lambda: not totals_of(spool).pending), totals_of(spool)
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Wait for what no event tells; return whether it came."""
     pause = threading.Event()
     deadline_s = time.monotonic() + TIMEOUT_S
-    while totals_of(spool).pending:
-        assert time.monotonic() < deadline_s, totals_of(spool)
+    while not condition():
+        if time.monotonic() >= deadline_s:
+            return False
         pause.wait(0.02)
+    return True
 
 
 def assert_accounted(spool: Path) -> None:

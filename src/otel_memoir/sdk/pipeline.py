@@ -26,6 +26,7 @@ from otel_memoir.delivery.lazy_sender import LazySender
 from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
 from otel_memoir.observe import observe
 from otel_memoir.sdk.gap_event import gap_draft
+from otel_memoir.sdk.hosts import warn_of_host
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
 from otel_memoir.spool.directory import Slot
@@ -119,6 +120,7 @@ class Pipeline:
         parts = self._made.setdefault("parts", mine)
         if parts is mine:
             observe(self)
+            warn_of_host()
         if self._closed:
             parts.spool.close(0.0)
         return parts
