@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from otel_memoir.clock.sample import Source
 from otel_memoir.errors import SettingsError
@@ -61,6 +61,9 @@ def configured(source: Source | ConfiguredSource) -> ConfiguredSource:
     A source tells the latter in an attribute ``options``: HTTP ``Date`` has a resolution
     of a second and peers are no reference, so both are ``noselect`` whoever forgets to say so.
     """
-    if isinstance(source, ConfiguredSource):
-        return source
-    return ConfiguredSource(source, getattr(source, "options", DEFAULT_OPTIONS))
+    if not isinstance(source, ConfiguredSource):
+        return ConfiguredSource(source, getattr(source, "options", DEFAULT_OPTIONS))
+    by_nature = getattr(source.source, "options", DEFAULT_OPTIONS)
+    if by_nature.noselect and not source.options.noselect:
+        return replace(source, options=replace(source.options, noselect=True))
+    return source

@@ -21,7 +21,7 @@ class Key:
     """A secret and its number.
 
     Attributes:
-        number: What both sides call it, 1 to 2³²−1.
+        number: What both sides call it, from 1 to 2³² less 1.
 
         kind: SHA1, SHA256, SHA384 or SHA512.
 

@@ -18,7 +18,7 @@ class Endpoint(NamedTuple):
     """One address that a name stands for."""
 
     family: int
-    sockaddr: tuple[str | int, ...]
+    sockaddr: tuple[str | int | bytes, ...]
 
     @property
     def address(self) -> str:
@@ -87,4 +87,4 @@ class Resolver:
 
 def _unique(host: str, port: int, family: int, kind: int, flags: int = 0) -> tuple[Endpoint, ...]:
     found = socket.getaddrinfo(host, port, family, kind, 0, flags)
-    return tuple(dict.fromkeys(Endpoint(entry[0], entry[4]) for entry in found))
+    return tuple(dict.fromkeys(Endpoint(entry[0], (*entry[4],)) for entry in found))
