@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -97,7 +97,9 @@ class NtpAnswer:
         return data[: self.length] + self.trailer
 
 
-Respond = Callable[[bytes], NtpAnswer]
+Answers = NtpAnswer | Sequence[NtpAnswer]
+"""What one question is answered with: several packets one after the other, or one."""
+Respond = Callable[[bytes], Answers]
 
 
 class ScriptedNtpServer:
@@ -126,7 +128,7 @@ class ScriptedNtpServer:
         self.questions: list[bytes] = []
         self.host = host
         self._wall = wall
-        self._script: deque[NtpAnswer] = deque()
+        self._script: deque[Answers] = deque()
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -155,7 +157,7 @@ class ScriptedNtpServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def script(self, answers: Iterable[NtpAnswer]) -> None:
+    def script(self, answers: Iterable[Answers]) -> None:
         """Answer the next questions with these, in order."""
         with self._changed:
             self._script.extend(answers)
@@ -180,7 +182,9 @@ class ScriptedNtpServer:
                 self.questions.append(question)
                 self._changed.notify_all()
                 scripted = self._script.popleft() if self._script else None
-            self._answer(scripted or self.respond(question), question, client, receive_ns)
+            answers = self.respond(question) if scripted is None else scripted
+            for answer in [answers] if isinstance(answers, NtpAnswer) else answers:
+                self._answer(answer, question, client, receive_ns)
 
     def _answer(
         self, answer: NtpAnswer, question: bytes, client: tuple[str, int], receive_ns: int

@@ -1,0 +1,47 @@
+"""What the tests of time sources share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from otel_memoir.clock.sample import Sample, Source, ruler_ns
+from otel_memoir.clock.sources.bracket import read_bracket
+from otel_memoir.errors import ClockError
+
+PATIENCE_S = 20.0
+SHORT_S = 0.3
+_PAUSE_S = 0.02
+
+
+def offset_ns(sample: Sample) -> int:
+    """By how much a sample's time is ahead of the system clock."""
+    now = read_bracket(ruler_ns, time.time_ns)
+    return (sample.unix_ns - sample.ruler_ns) - (now.wall_ns - now.ruler_ns)
+
+
+def best_of(source: Source, polls: int = 10) -> Sample:
+    """The sample with the least distance: a loaded machine delays a packet now and then."""
+    samples = [source.poll(PATIENCE_S) for _ in range(polls)]
+    return min(samples, key=lambda sample: sample.distance_ns)
+
+
+def refused(source: Source, timeout: float = SHORT_S) -> ClockError:
+    """Poll a source that must not give a sample; return why."""
+    with pytest.raises(ClockError) as caught:
+        source.poll(timeout)
+    return caught.value
+
+
+def until(holds: Callable[[], bool], timeout: float = PATIENCE_S) -> bool:
+    """Look again and again until something holds, or time is up."""
+    never = threading.Event()
+    deadline_s = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() >= deadline_s:
+            return False
+        never.wait(_PAUSE_S)
+    return True
