@@ -113,7 +113,7 @@ def test_a_server_that_steps_is_followed_by_the_next_sample() -> None:
 def test_a_delay_below_zero_is_refused() -> None:
     """Such a chronyd says that it had the question for longer than it was away."""
     with Chronyd(faketime="+0.3s") as server:
-        assert refused(ntp(server)).reason == "negative_delay"
+        assert refused(ntp(server), PATIENCE_S).reason == "negative_delay"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
