@@ -87,11 +87,18 @@ def _given(text: str, kind: str, url: SplitResult) -> dict[str, str]:
 
 def _options(given: Mapping[str, str], natural: SourceOptions) -> SourceOptions:
     flags: dict[str, Any] = {name: True for name in _FLAGS if name in given}
-    least_s = 2.0 ** int(given["minpoll"]) if "minpoll" in given else natural.poll_min_s
-    most_s = 2.0 ** int(given["maxpoll"]) if "maxpoll" in given else natural.poll_max_s
+    least_s = _power_s(given["minpoll"]) if "minpoll" in given else natural.poll_min_s
+    most_s = _power_s(given["maxpoll"]) if "maxpoll" in given else natural.poll_max_s
     if "maxpoll" not in given:
         most_s = max(most_s, least_s)
     return dataclasses.replace(natural, **flags, poll_min_s=least_s, poll_max_s=most_s)
+
+
+def _power_s(exponent: str) -> float:
+    """Seconds as chrony.conf and NTP have them, 2 to the power of -7 to 24."""
+    if not -7 <= int(exponent) <= 24:
+        raise ValueError(f"a poll interval of 2^{exponent} s is not usable")
+    return float(2.0 ** int(exponent))
 
 
 def _source(
