@@ -34,11 +34,9 @@ bench: $(READY)
 collector:
 	python3 tools/collector.py || [ "$$MEMOIR_TEST_WITHOUT_COLLECTOR" = 1 ]
 
-# strace records the system calls for the crash images.
+# strace for the crash images, chronyd and libfaketime for the clock; no service is started.
 system:
-	@command -v strace >/dev/null || { echo "installing strace"; \
-	  { apt-get update -qq && apt-get install -y -qq strace; } >/dev/null 2>&1; } \
-	  || echo "strace is missing and could not be installed: apt-get install strace"
+	@tools/system_packages.sh
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed: set PYTHON=..."; exit 1; }
