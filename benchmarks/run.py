@@ -1,4 +1,4 @@
-"""Run the benchmarks of delivery and write ``RESULTS.md``.
+"""Run the benchmarks of delivery and of the clock, and write ``RESULTS.md``.
 
     python benchmarks/run.py [--quick | --full] [--only NAME]
 
@@ -17,12 +17,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import bench_clock
 import bench_delivery
 import bench_emit
 from common import FULL, HERE, NORMAL, QUICK, Row, Scale, bare_commit_us, p
 
 RESULTS = HERE / "RESULTS.md"
-BENCHES = {**bench_delivery.BENCHES, **bench_emit.BENCHES}
+BENCHES = {**bench_delivery.BENCHES, **bench_emit.BENCHES, **bench_clock.BENCHES}
 
 
 def main() -> None:
@@ -58,8 +59,8 @@ def report(
         "# Results", "",
         "Written by `python benchmarks/run.py`. Ratios are ours to theirs within one run:",
         "rounds are interleaved, each round gives a ratio, and the median counts (in brackets",
-        "the least and the greatest). What is measured is told in `bench_delivery.py`",
-        "and `bench_emit.py`.", "",
+        "the least and the greatest). What is measured is told in `bench_delivery.py`,",
+        "`bench_emit.py` and `bench_clock.py`.", "",
         f"- {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, scale `{scale.name}`",
         f"- {_machine()}",
         f"- CPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,3 +46,25 @@ def until(holds: Callable[[], bool], timeout: float = PATIENCE_S) -> bool:
             return False
         never.wait(_PAUSE_S)
     return True
+
+
+@contextlib.contextmanager
+def busy(count: int = 4) -> Iterator[None]:
+    """Threads of pure Python that never let go of the interpreter by themselves."""
+    stop = threading.Event()
+
+    def run() -> None:
+        total = 0
+        while not stop.is_set():
+            for number in range(1000):
+                total += number
+
+    threads = [threading.Thread(target=run, name=f"busy-{n}") for n in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)

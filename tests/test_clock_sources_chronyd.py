@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import calendar
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from chrony import Chained, Chronyd, needs_chronyd, needs_faketime, upstream
-from clock_helpers import PATIENCE_S, SHORT_S, best_of, offset_ns, refused, until
-from otel_memoir.clock.sample import Sample
+from chrony import FAKETIME, Chained, Chronyd, needs_chronyd, needs_faketime, upstream
+from clock_helpers import PATIENCE_S, SHORT_S, best_of, busy, offset_ns, refused, until
+from otel_memoir.clock.sample import Sample, ruler_ns
 from otel_memoir.clock.sources import ChronydSource, NtpSource, read_key
 from otel_memoir.clock.sources import packet as packets
+from otel_memoir.clock.sources.bracket import read_bracket
 from otel_memoir.errors import ClockError
 
 pytestmark = needs_chronyd
@@ -68,6 +72,39 @@ def test_the_stamps_of_python_serve_where_the_kernels_are_not_wanted(server: Chr
     source = ntp(server, kernel_stamps=False)
     assert_says(best_of(source), 0.0)
     assert source.stamps[0] == 10
+
+
+@pytest.mark.parametrize("kernel_stamps", [True, False])
+def test_no_sample_is_off_by_more_than_its_distance_while_python_is_busy(
+    server: Chronyd, kernel_stamps: bool
+) -> None:
+    """A stamp that comes late makes the delay longer, and so the distance."""
+    source = ntp(server, kernel_stamps=kernel_stamps)
+    with busy():
+        for _ in range(25):
+            sample = source.poll(PATIENCE_S)
+            assert abs(offset_ns(sample)) <= sample.distance_ns + 1_000_000
+
+
+@needs_faketime
+def test_a_process_with_a_wrong_wall_clock_gets_the_same_sample(server: Chronyd) -> None:
+    """Its kernel's stamps are of the right clock and are not used; the ruler is the same."""
+    code = (
+        "import sys; from otel_memoir.clock.sources import NtpSource; "
+        "source = NtpSource('127.0.0.1', port=int(sys.argv[1])); sample = source.poll(20.0); "
+        "print(sample.unix_ns - sample.ruler_ns, sample.distance_ns, *source.stamps)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(server.port)], capture_output=True, text=True,
+        timeout=PATIENCE_S, check=True, env={
+            **os.environ, "LD_PRELOAD": str(FAKETIME), "FAKETIME": "-3600s",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        },
+    )  # fmt: skip
+    ahead_ns, distance_ns, stamps = map(int, done.stdout.split())
+    now = read_bracket(ruler_ns, time.time_ns)
+    assert abs(ahead_ns - (now.wall_ns - now.ruler_ns)) <= distance_ns + 1_000_000
+    assert stamps == 0
 
 
 @pytest.mark.parametrize("ahead_s", [0.05, -0.0123, 0.0003, 0.4])

@@ -32,7 +32,7 @@ def key_file(tmp_path: Path) -> Path:
     """Keys as chronyd has them."""
     path = tmp_path / "keys"
     path.write_text(
-        "# our keys\n\n1 SHA1 HEX:0102ff\n2 sha256 ASCII:secret # the second\n"
+        "# our keys\n\n1 SHA1 HEX:0102ff\n2 sha256 ASCII:secret\n9 SHA384 a:#b\n"
         "3 MD5 old\n4 AES128 HEX:00\n5 oldest\n6 SHA1 HEX:xyz\n7 SHA1 HEX:\n"
     )
     return path
@@ -60,7 +60,8 @@ def test_sources_are_made_from_text(key_file: Path) -> None:
     "", "x", "ntp", "ntp:", "ntp://", "ntp://h/path", "ntp://h:0x1", "ntp://h:99999", "ntp://[::1",
     "ntp://h?foo", "ntp://h?prefer=1", "ntp://h?minpoll=x", "ntp://h?minpoll=9&maxpoll=4",
     "ntp://h?burst=5", "ntp://h?key=1", "ntp://h?key=1&keyfile=nowhere", "system://h", "chronyd:5",
-    "system?unknown_ms=0", "http-date", "http-date?url=h", "system?minpoll=4&noselect=yes",
+    "system?unknown_ms=0", "http-date", "http-date?url=h",
+    "http-date?url=https://h&cafile=nowhere", "system?minpoll=4&noselect=yes",
     "ntp://h?key=x&keyfile=nowhere", "ntp://h?minpoll=99999", "ntp://h?minpoll=-99999",
 ])  # fmt: skip
 def test_what_does_not_describe_a_source_is_refused(text: str) -> None:
@@ -97,6 +98,7 @@ def test_keys_are_read_from_chronyds_file(key_file: Path) -> None:
     second = read_key(key_file, 2)
     assert (second.kind, second.secret) == ("SHA256", b"secret")
     assert "secret=" not in repr(second)
+    assert read_key(key_file, 9).secret == b"a:#b"
 
 
 @pytest.mark.parametrize("number", [3, 4, 5, 6, 7, 8])

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,10 +22,12 @@ from otel_memoir.clock.sources import (
     SystemClockSource,
     cmdmon,
     kernel,
+    parse_source,
 )
 from otel_memoir.clock.sources.timex import STA_UNSYNC, TIME_ERROR, TIME_OOP, Timex, read_timex
 from otel_memoir.errors import SettingsError
 from otel_memoir.testing import FakeClock, ScriptedCollector
+from test_destination import Certificates
 
 NS = 10**9
 
@@ -301,6 +304,16 @@ def test_a_real_otlp_server_tells_the_date() -> None:
         sample = HttpDateSource(collector.endpoint).poll(PATIENCE_S)
     assert abs(offset_ns(sample)) <= sample.distance_ns
     assert collector.requests == []
+
+
+def test_https_is_judged_by_the_authority_that_was_given(tmp_path: Path) -> None:
+    """A server that an unknown authority signed is no source."""
+    ours = Certificates(tmp_path)
+    with ScriptedCollector(certificate=ours.server, key=ours.server_key) as collector:
+        source = parse_source(f"http-date?url={collector.endpoint}&cafile={ours.ca}").source
+        sample = source.poll(PATIENCE_S)
+        assert refused(HttpDateSource(collector.endpoint), PATIENCE_S).reason == "tls"
+    assert abs(offset_ns(sample)) <= sample.distance_ns
 
 
 @pytest.mark.parametrize(("reason", "answer"), [

@@ -5,7 +5,7 @@ everything refused that cannot be trusted, each refusal a ``ClockError`` with it
 What it refuses: to judge between sources, to wait beyond a deadline, to touch a clock, and
 to ask anybody on the internet who was not configured.
 
-Importing it loads ntplib and ssl; the clock imports it when its calibrator starts.
+Importing it loads ntplib and ssl, so it is imported where sources are made and not before.
 """
 
 from otel_memoir.clock.sources.chronyd import ChronydSource

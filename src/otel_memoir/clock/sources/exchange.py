@@ -122,10 +122,8 @@ class Asking:
         sent_ns = self.clocks.ruler()
         sock.send(question)
         while True:
-            readable = _wait(sock, deadline_s)
+            _wait(sock, deadline_s)
             left = left or (kernel_stamps.sent_stamp(sock) if stamping else None)
-            if not readable:
-                continue
             data, ancillary = _receive(sock)
             received_ns = self.clocks.ruler()
             answer = judge(data, local) if data is not None else None
@@ -173,17 +171,15 @@ def _connected(endpoint: Endpoint) -> Iterator[socket.socket]:
         yield sock
 
 
-def _wait(sock: socket.socket, deadline_s: float) -> bool:
-    """Wait for the socket; return whether there is something to receive, or an error."""
+def _wait(sock: socket.socket, deadline_s: float) -> None:
+    """Wait for a datagram, for the stamp of the one that was sent, or for an error."""
     remaining_s = deadline_s - time.monotonic()
     if remaining_s <= 0:
         raise TimeoutError
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    events = poll.poll(math.ceil(remaining_s * 1000))
-    if not events:
+    if not poll.poll(math.ceil(remaining_s * 1000)):
         raise TimeoutError
-    return bool(events[0][1] & (select.POLLIN | select.POLLERR))
 
 
 def _receive(sock: socket.socket) -> tuple[bytes | None, kernel_stamps.Ancillary]:

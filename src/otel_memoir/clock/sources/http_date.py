@@ -75,6 +75,8 @@ class HttpDateSource:
             raise self._failed("timeout", "no answer in time") from error
         except ConnectionRefusedError as error:
             raise self._failed("refused", "nothing listens there") from error
+        except ssl.SSLError as error:
+            raise self._failed("tls", error) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._failed("unreachable", error) from error
         except ClockError as error:
@@ -97,7 +99,6 @@ class HttpDateSource:
         return Sample(
             source=self._name, ruler_ns=sent_ns + half_way_ns, unix_ns=date_ns + _HALF_NS,
             distance_ns=_HALF_NS + _CACHED_NS + half_way_ns, delay_ns=received_ns - sent_ns,
-            authenticated=self._url.scheme == "https",
         )
 
     def _connected(self, endpoint: Endpoint, deadline_s: float) -> socket.socket:

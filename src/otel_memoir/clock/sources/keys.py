@@ -58,7 +58,7 @@ def read_key(path: str | Path, number: int) -> Key:
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(path, error) from error
     for line in lines:
-        words = line.partition("#")[0].split()
+        words = line.split()
         if words and words[0] == str(number):
             return _key_of(path, number, words)
     raise _unusable(path, f"no key {number} in it")
@@ -70,9 +70,12 @@ def _key_of(path: str | Path, number: int, words: list[str]) -> Key:
             path, f"key {number} is not of the kind {', '.join(_HASHES)}",
             "Make one with: chronyc keygen 1 SHA256 256",
         )
-    prefix, _, secret = words[2].rpartition(":")
+    prefix, _, secret = words[2].partition(":")
     try:
-        raw = bytes.fromhex(secret) if prefix.upper() == "HEX" else secret.encode()
+        if prefix.upper() == "HEX":
+            raw = bytes.fromhex(secret)
+        else:
+            raw = (secret if prefix.upper() == "ASCII" else words[2]).encode()
     except ValueError as error:
         raise _unusable(path, f"key {number} is not hexadecimal") from error
     if not raw or not 0 < number < 1 << 32:

@@ -30,6 +30,8 @@ from otel_memoir.errors import ClockError, SettingsError
 
 PORT = 123
 BURST_MAX = 4
+BURST_INTERVAL_S = 0.1
+PUBLIC_BURST_INTERVAL_S = 2.0
 _HINTS = {
     "timeout": "Is a server running there, and does it allow this host? A wrong key is silence.",
     "unsynchronised": "Wait until the server follows a reference clock, or take another.",
@@ -119,7 +121,8 @@ class NtpSource:
 
         burst: Questions in one poll, 1 to 4; the one with the least distance counts.
 
-        burst_interval_s: Seconds between them.
+        burst_interval_s: Seconds between them; by default 2 where a public address is asked,
+            and 0.1 elsewhere.
 
         quick_start: Whether the first polls follow each other quickly (``poll_hint_s``).
 
@@ -139,7 +142,7 @@ class NtpSource:
         port: int = PORT,
         key: Key | None = None,
         burst: int = 1,
-        burst_interval_s: float = 2.0,
+        burst_interval_s: float | None = None,
         quick_start: bool = True,
         kernel_stamps: bool = True,
         options: SourceOptions = DEFAULT_OPTIONS,
@@ -210,9 +213,11 @@ class NtpSource:
         return min(samples, key=lambda sample: sample.distance_ns)
 
     def _pause(self, deadline_s: float) -> bool:
-        if time.monotonic() + self._burst_interval_s >= deadline_s:
-            return False
-        return not self._closed.wait(self._burst_interval_s)
+        wait_s = self._burst_interval_s
+        if wait_s is None:
+            public = self._current is not None and self._current.public
+            wait_s = PUBLIC_BURST_INTERVAL_S if public else BURST_INTERVAL_S
+        return time.monotonic() + wait_s < deadline_s and not self._closed.wait(wait_s)
 
     def _ask_in_turn(self, deadline_s: float) -> Sample:
         """Ask the address that answered last, then the others, until one answers."""

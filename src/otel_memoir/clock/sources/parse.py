@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ _OWN = {
     "system": ("unknown_ms",),
     "chronyd": (),
     "ntp": ("key", "keyfile", "burst"),
-    "http-date": ("url",),
+    "http-date": ("url", "cafile"),
 }
 _LOCAL = ("system", "http-date")
 _HINT = (
@@ -67,7 +68,7 @@ def parse_source(
         given = _given(text, kind, url)
         options = _options(given, http_date.OPTIONS if kind == "http-date" else DEFAULT_OPTIONS)
         source = _source(kind, url, given, options, key_file, endpoint)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if isinstance(error, SettingsError):
             raise
         raise _bad(text, error) from error
@@ -113,7 +114,9 @@ def _source(
         host, port = url.hostname or "127.0.0.1", url.port or chronyd.PORT
         return chronyd.ChronydSource(host, port=port, options=options)
     if kind == "http-date":
-        return http_date.HttpDateSource(given.get("url") or endpoint or "", options=options)
+        tls = ssl.create_default_context(cafile=given["cafile"]) if "cafile" in given else None
+        url_asked = given.get("url") or endpoint or ""
+        return http_date.HttpDateSource(url_asked, tls=tls, options=options)
     return _ntp(url, given, options, key_file)
 
 
