@@ -7,7 +7,8 @@
     │   ├── SpoolCorruptError                    a file does not hold what was written to it
     │   └── SpoolRemovedError                    a file in use was removed
     ├── DeliveryError                            a destination cannot be used
-    └── ClockError                               a time source gave nothing that can be used
+    ├── ClockError                               a time source gave nothing that can be used
+    └── EventError         (also a ValueError)   a memory event cannot be made or read
 
 Each error names the operation that failed, the object it failed on, the cause,
 and what a person can do about it. None of them leaves ``emit``, ``export``,
@@ -81,3 +82,7 @@ class ClockError(MemoirError):
     ) -> None:
         self.reason = reason
         super().__init__("ask", target=source, cause=cause or reason, hint=hint)
+
+
+class EventError(MemoirError, ValueError):
+    """A memory event cannot be made, written in some form, or read from it."""
