@@ -34,6 +34,7 @@ FIELDS = {
     "scope": names.SCOPE,
     "tenant_id": names.TENANT_ID,
     "system": names.SYSTEM,
+    "provider_name": names.GEN_AI_PROVIDER_NAME,
     "actor_type": names.ACTOR_TYPE,
     "agent_id": names.GEN_AI_AGENT_ID,
     "agent_name": names.GEN_AI_AGENT_NAME,
@@ -105,7 +106,7 @@ class MemoryEvent:
 
         trace: The span in which it happened.
 
-        store_id, record_id, scope, tenant_id, system: Which memory.
+        store_id, record_id, scope, tenant_id, system, provider_name: Which memory.
 
         record_version, parent_uid, before_hash, after_hash: Which change of it. The
             parent is the uid of the event that made the version that was changed.
@@ -145,6 +146,7 @@ class MemoryEvent:
     scope: str | None = None
     tenant_id: str | None = None
     system: str | None = None
+    provider_name: str | None = None
     record_version: int | None = None
     parent_uid: str | None = None
     before_hash: str | None = None
