@@ -763,6 +763,28 @@ def test_a_stamp_that_does_not_fit_becomes_the_nearest_that_does(
     assert attributes_of(merged)["memoir.clock.error_bound"].int_value == bound_ns
 
 
+def test_a_template_follows_what_the_clock_says_of_itself() -> None:
+    """It keeps the last bound and status, encoded, until one of them changes."""
+    template = StampTemplate(STREAM, 1)
+    for bound_ns, status in [(None, None), (5, None), (5, "holdover"), (6, "holdover"), (6, None)]:
+        merged = attributes_of(
+            ProtoLogRecord.FromString(template.suffix("u", 1, None, bound_ns, status))
+        )
+        assert ("memoir.clock.error_bound" in merged) is (bound_ns is not None)
+        assert ("memoir.clock.status" in merged) is (status is not None)
+        assert bound_ns is None or merged["memoir.clock.error_bound"].int_value == bound_ns
+
+
+@pytest.mark.parametrize(("time_ns", "expected"), [(None, 0), (7, 7)])
+def test_a_uid_that_is_no_text_is_stamped_all_the_same(
+    time_ns: int | None, expected: int
+) -> None:
+    """Nothing may raise under the append lock."""
+    merged = ProtoLogRecord.FromString(StampTemplate(STREAM, 1).suffix("u\ud800", 1, time_ns))
+    assert merged.time_unix_nano == expected
+    assert attributes_of(merged)["log.record.uid"].string_value == "u?"
+
+
 def test_the_encoder_needs_no_sdk() -> None:
     """Records are read by the names of their fields; the SDK's logs may move."""
     names = [module.__name__ for module in (encoding, wire, repair)]

@@ -271,13 +271,17 @@ class StampTemplate:
 
     def __init__(self, stream_id: str, epoch: int) -> None:
         self._stream = _entry(STREAM_ID, stream_id) + _entry(STREAM_EPOCH, epoch)
-        # Kept from the last stamp: the uids of one stream are all of one form, and of
-        # 128 sequence numbers in a row only the lowest seven bits differ.
+        # Kept from the last stamp: the uids of one stream are all of one form, of 128
+        # sequence numbers in a row only the lowest seven bits differ, and a clock's state
+        # seldom changes.
         self._uid_size = -1
         self._head = b""
         self._block = -1
         self._number_head = self._number_tail = b""
         self._lowest = _LAST_SEVEN_BITS
+        self._bound_ns: int | None = None
+        self._status: str | None = None
+        self._state = b""
 
     def suffix(
         self,
@@ -290,7 +294,7 @@ class StampTemplate:
         """Encode the stamps of one record, to be appended to its payload.
 
         Args:
-            uid: The record's ``log.record.uid``, in ASCII.
+            uid: The record's ``log.record.uid``.
 
             sequence: Its number in the stream.
 
@@ -305,25 +309,34 @@ class StampTemplate:
             Encoded fields of a ``LogRecord``. A time or bound that does not fit is the
             nearest that does: nothing may raise under the append lock.
         """
-        text = uid.encode("ascii", "replace")
+        try:
+            text = uid.encode()
+            time = b"" if time_unix_nano is None else _pack_time(b"\x09", time_unix_nano)
+        except (UnicodeEncodeError, struct.error):
+            text = uid.encode("utf-8", "replace")
+            time = b""
+            if time_unix_nano is not None:
+                time = _pack_time(b"\x09", _within(time_unix_nano, _UINT64_MAX))
         if len(text) != self._uid_size:
             self._begin_form(len(text))
         if sequence >> 7 != self._block:
             self._begin_block(sequence >> 7)
-        more = b""
-        if error_bound_ns is not None:
-            number = wire.varint(_within(error_bound_ns, _INT64_MAX))
-            more = _ERROR_BOUND_HEADS[len(number)] + number
-        if clock_status is not None:
-            more += _entry(CLOCK_STATUS, clock_status)
-        if time_unix_nano is not None:
-            if not 0 <= time_unix_nano <= _UINT64_MAX:
-                time_unix_nano = _within(time_unix_nano, _UINT64_MAX)
-            more += _pack_time(b"\x09", time_unix_nano)
+        if error_bound_ns != self._bound_ns or clock_status != self._status:
+            self._begin_state(error_bound_ns, clock_status)
         lowest = self._lowest[sequence & 127]
         return b"".join(
-            (self._head, text, self._number_head, lowest, self._number_tail, more)
+            (self._head, text, self._number_head, lowest, self._number_tail, self._state, time)
         )
+
+    def _begin_state(self, error_bound_ns: int | None, clock_status: str | None) -> None:
+        state = b""
+        if error_bound_ns is not None:
+            number = wire.varint(_within(error_bound_ns, _INT64_MAX))
+            state = _ERROR_BOUND_HEADS[len(number)] + number
+        if clock_status is not None:
+            state += _entry(CLOCK_STATUS, clock_status)
+        self._state = state
+        self._bound_ns, self._status = error_bound_ns, clock_status
 
     def _begin_form(self, uid_size: int) -> None:
         head = self._stream + _entry(UID, "x" * uid_size)
