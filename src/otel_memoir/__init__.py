@@ -1,12 +1,39 @@
 """otel-memoir: OpenTelemetry logs that are on disk before ``emit`` returns.
 
-Importing starts no thread and opens no file.
+Importing starts no thread, opens no file, and loads nothing until a name is asked for:
+OpenTelemetry loads the propagator of this package while it is itself being imported.
 """
 
-from otel_memoir.clock import Clock, SystemClock
-from otel_memoir.sdk import DurableLogExporter, DurableLogRecordProcessor
-from otel_memoir.settings import Settings
-from otel_memoir.spool import SpoolStatus, Totals
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_memoir.clock import Clock, SystemClock
+    from otel_memoir.sdk import (
+        DurableLogExporter,
+        DurableLogRecordProcessor,
+        StampLogRecordProcessor,
+    )
+    from otel_memoir.settings import Settings
+    from otel_memoir.spool import SpoolStatus, Totals
+else:
+    _HOMES = {
+        "Clock": "clock",
+        "DurableLogExporter": "sdk",
+        "DurableLogRecordProcessor": "sdk",
+        "Settings": "settings",
+        "SpoolStatus": "spool",
+        "StampLogRecordProcessor": "sdk",
+        "SystemClock": "clock",
+        "Totals": "spool",
+    }
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
 
 __all__ = [
     "Clock",
@@ -14,6 +41,7 @@ __all__ = [
     "DurableLogRecordProcessor",
     "Settings",
     "SpoolStatus",
+    "StampLogRecordProcessor",
     "SystemClock",
     "Totals",
 ]

@@ -167,6 +167,14 @@ class Settings:
         danger="Expired records are lost; they are counted and named in a gap.",
     )
 
+    peer_offset_max_s: float = _setting(
+        0.5,
+        "How far ahead of ours the clock of a peer may be whose time the propagator `memoir` "
+        "brings. Beyond it the time is refused and counted.",
+        env="MEMOIR_PEER_OFFSET_MAX", unit="s", least=0.001,
+        danger="A peer can push our timestamps ahead of our clock by as much.",
+    )
+
     backoff_initial_s: float = _setting(
         1.0, "First wait after a failed attempt; doubled each time, with full jitter.",
         env="MEMOIR_BACKOFF_INITIAL", unit="s", least=0.001,

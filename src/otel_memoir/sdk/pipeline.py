@@ -27,11 +27,12 @@ from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
 from otel_memoir.observe import observe
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.sdk.hosts import warn_of_host
+from otel_memoir.sdk.marks import is_stamped, without_stamps
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
 from otel_memoir.spool.directory import Slot
 from otel_memoir.spool.inspect import status_of, status_of_slot
-from otel_memoir.stamping import new_uid, stream_stamper
+from otel_memoir.stamping import new_uid, process_clock, stream_stamper
 
 _OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
 """Loggers that speak while we deliver; what they say then would never end (#2701)."""
@@ -86,9 +87,12 @@ class Pipeline:
         if get_value(CONTRIB_SUPPRESS_KEY) and scope and scope.name.startswith(_OWN_SCOPES):
             return None
         parts = self._made.get("parts") or self._make(record.resource)
+        uid = ""
+        if is_stamped(record.log_record):
+            record, uid = without_stamps(record)
         encoded = encode_record(record)
         draft = Draft(
-            encoded.envelope, encoded.payload, encoded.severity, new_uid(),
+            encoded.envelope, encoded.payload, encoded.severity, uid or new_uid(),
             _is_timed(record.log_record),
         )
         return parts.spool.append(draft)
@@ -98,7 +102,7 @@ class Pipeline:
         spool = Spool(
             self.settings, directory=spool_directory(self.settings, resource),
             make_stamper=lambda stream: stream_stamper(
-                stream, clock=self._clock,
+                stream, clock=self._clock, hybrid=process_clock,
                 make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
             ),
         )
@@ -116,6 +120,7 @@ class Pipeline:
             courier.forget()
 
         spool.on_forget = forget
+        process_clock.offset_max_ns = round(self.settings.peer_offset_max_s * 1e9)
         mine = _Parts(spool, courier)
         parts = self._made.setdefault("parts", mine)
         if parts is mine:
