@@ -470,5 +470,6 @@ def test_opentelemetry_finds_it_by_name_whatever_is_imported_first(
         "propagate.inject(carrier); print(*carrier); "
         "import otel_memoir.sdk.processor; propagate.extract(carrier); "
         "from otel_memoir.stamping import process_clock; print(process_clock.status().merged)",
-        PYTHONPATH=entry_point, OTEL_PROPAGATORS="tracecontext,baggage,memoir",
+        PYTHONPATH=os.pathsep.join([entry_point, os.environ.get("PYTHONPATH", "")]),
+        OTEL_PROPAGATORS="tracecontext,baggage,memoir",
     ) == [HEADER, "1"]
