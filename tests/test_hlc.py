@@ -305,7 +305,9 @@ def test_a_request_carries_time_bound_and_the_last_number_of_the_stream() -> Non
     assert peer is not None and set(carrier) == sender.fields == {HEADER}
     assert peer.unix_ns > stamps[-1].unix_ns
     assert peer.error_bound_ns == 1_250_000 + peer.unix_ns - NOON
-    assert (peer.stream_id, peer.epoch, peer.sequence) == (*vars(stamps[0].stream).values(), 3)
+    assert (peer.stream_id, peer.epoch, peer.sequence) == (
+        stamps[0].stream.stream_id, stamps[0].stream.epoch, 3
+    )
 
 
 def test_what_was_in_the_context_stays_in_it() -> None:

@@ -6,6 +6,8 @@ import os
 import threading
 import uuid
 
+import pytest
+
 from otel_memoir.clock import Reading
 from otel_memoir.delivery.encoding import StampTemplate
 from otel_memoir.spool import Draft, Stream
@@ -99,3 +101,28 @@ def test_times_of_a_stream_strictly_increase_whatever_the_clock_does() -> None:
     )
     draft = Draft(b"", b"", 0, new_uid())
     assert [stamper(draft, n)[1] for n in range(5)] == [100, 101, 102, 103, 200]
+
+
+@pytest.mark.parametrize(("behind_s", "is_overruled"), [(9, True), (11, False)])
+def test_a_life_begins_after_those_before_it_unless_they_were_far_ahead(
+    behind_s: int, is_overruled: bool
+) -> None:
+    """A wall clock set back between two lives; of one that was wrong by more, the epoch tells."""
+    now_ns = 1_700_000_000 * 10**9
+    before = Stream("0" * 32, 2, now_ns + behind_s * 10**9)
+    stamp = stream_stamper(
+        before, clock=Scripted(now_ns, now_ns),
+        make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
+    )
+    _, unix_ns = stamp(Draft(b"", b"", 9, "u"), 1)
+    assert unix_ns == (before.after_unix_ns + 1 if is_overruled else now_ns)
+
+
+def test_a_clock_that_raises_does_not_keep_a_life_from_beginning() -> None:
+    """Each stamp fails by itself, and is counted; the file opens."""
+    stamp = stream_stamper(
+        Stream("0" * 32, 2, 7), clock=Scripted(),
+        make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
+    )
+    with pytest.raises(IndexError):
+        stamp(Draft(b"", b"", 9, "u"), 1)

@@ -32,7 +32,7 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
 from otel_memoir.spool.directory import Slot
 from otel_memoir.spool.inspect import status_of, status_of_slot
-from otel_memoir.stamping import new_uid, process_clock, stream_stamper
+from otel_memoir.stamping import new_uid, process_clock, says_how_it_is, stream_stamper
 
 _OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
 """Loggers that speak while we deliver; what they say then would never end (#2701)."""
@@ -105,6 +105,7 @@ class Pipeline:
                 stream, clock=self._clock, hybrid=process_clock,
                 make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
             ),
+            clock_epoch=lambda: says_how_it_is(self._clock).epoch,
         )
         sender = self._sender or LazySender(
             lambda: make_sender(

@@ -8,7 +8,7 @@ move a clock; and to let the order of arrival decide anything.
 """
 
 from otel_memoir.stamping.hlc import HybridClock, process_clock
-from otel_memoir.stamping.stamper import stream_stamper
+from otel_memoir.stamping.stamper import says_how_it_is, stream_stamper
 from otel_memoir.stamping.uid import new_uid
 
-__all__ = ["HybridClock", "new_uid", "process_clock", "stream_stamper"]
+__all__ = ["HybridClock", "new_uid", "process_clock", "says_how_it_is", "stream_stamper"]

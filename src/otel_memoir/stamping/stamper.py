@@ -6,12 +6,19 @@ from collections.abc import Callable
 from heapq import heappushpop
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from otel_memoir.clock import Clock
-from otel_memoir.stamping.hlc import HybridClock, later_than
+from otel_memoir.clock import Clock, Reading
+from otel_memoir.stamping.hlc import HybridClock, Latest, later_than
 
 if TYPE_CHECKING:
     from otel_memoir.spool import Draft, Stream
     from otel_memoir.spool.model import Stamper
+
+
+LIVES_OVERLAP_MAX_NS = 10 * 10**9
+"""A life begins after the last time of those before it, unless that lies further ahead of the
+clock: then the clock was wrong, and order goes by the epoch alone. Ten seconds is what
+ulid-creator's monotonic factory tolerates, too.
+"""
 
 
 class Suffix(Protocol):
@@ -74,13 +81,15 @@ def stream_stamper(
     Returns:
         A function of a draft and its sequence number that gives the stamp's bytes, and
         its time in unix ns. Times of a stream strictly increase, and are later than what
-        the process stamped or learned of before: a clock that stands still, steps back or
-        is behind a peer's is overruled by a nanosecond, and the bound says by how much. A
-        record that says itself when its event happened keeps that time.
+        the process stamped or learned of before, and its file's earlier lives: a clock that
+        stands still, steps back or is behind a peer's is overruled by a nanosecond, and the
+        bound says by how much. A record that says itself when its event happened keeps that
+        time.
     """
     hybrid = hybrid or HybridClock()
     told, newest = says_how_it_is(clock), 0
     read, suffix, latest = clock.read, make_suffix(stream), hybrid.enter(told.epoch)
+    _begin_after(stream, read, latest)
 
     # A closure, because every emitter waits for this one and an object costs 100 ns more.
     def stamp(draft: Draft, sequence: int) -> tuple[bytes, int]:
@@ -97,3 +106,14 @@ def stream_stamper(
 
     hybrid.follow(clock, lambda: (stream, newest) if newest else None)
     return stamp
+
+
+def _begin_after(stream: Stream, read: Callable[[], Reading], latest: Latest) -> None:
+    if not stream.after_unix_ns:
+        return
+    try:
+        is_near = stream.after_unix_ns - read()[0] <= LIVES_OVERLAP_MAX_NS
+    except Exception:  # noqa: BLE001 - the clock may be the application's own: each stamp says so
+        return
+    if is_near:
+        heappushpop(latest, stream.after_unix_ns)
