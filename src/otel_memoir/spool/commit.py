@@ -40,6 +40,9 @@ from otel_memoir.spool.moved import holes_left
 UNSYNCED_BYTES_MAX = 8 * 2**20
 """In ``process``: at most this much is kept in memory for a failed fsync, then fsynced."""
 
+_CHORE_BYTES = 8 * 4096
+"""What a chore writes, about: some pages of the ledger and its indexes."""
+
 
 class Chore:
     """Work that runs inside somebody's commit, and what came of it."""
@@ -178,9 +181,12 @@ class Committer:
             if must_sync:
                 with self.file.synced():
                     self._transact(entries, chores)
+                written = self._unsynced_bytes + _CHORE_BYTES * len(chores)
             else:
                 self._transact(entries, chores)
             self._stored(entries, chores, synced=must_sync or self._every_commit_synced)
+            if must_sync:
+                self.file.keep_log_short(written)
         except BaseException as error:
             roll_back(self.file.connection)
             # A COMMIT that was interrupted, or that raised, may have happened: the

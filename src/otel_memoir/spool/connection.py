@@ -28,6 +28,7 @@ _SQLITE_LEAST = (3, 37)
 """The first one with STRICT tables."""
 
 _PROBE_BYTES = 2**16
+_CHECKPOINT_PAGES = 1000
 
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2}
 
@@ -59,6 +60,11 @@ def open_writer(path: Path | str, *, synchronous: str) -> sqlite3.Connection:
     connection = sqlite3.Connection(str(path), isolation_level=None, check_same_thread=False)
     try:
         _configure(connection, on_disk=str(path) != MEMORY)
+        # Where a commit does not fsync, a checkpoint does: an fsync that fails in one of SQLite's
+        # own is ignored, and the next one then succeeds without the pages that are gone. Who
+        # writes with NORMAL checkpoints by itself.
+        pages = 0 if synchronous == "NORMAL" else _CHECKPOINT_PAGES
+        connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
         set_synchronous(connection, synchronous)
     except BaseException:
         connection.close()
@@ -75,7 +81,6 @@ def _configure(connection: sqlite3.Connection, *, on_disk: bool) -> None:
             "open spool", cause="SQLite cannot keep a write-ahead log here",
             hint="Set MEMOIR_SPOOL_DIR to a directory on a local disk.",
         )
-    connection.execute("PRAGMA wal_autocheckpoint = 1000")
     connection.execute("PRAGMA journal_size_limit = 16777216")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cache_size = -4096")

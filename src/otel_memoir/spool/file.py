@@ -27,6 +27,7 @@ from otel_memoir.spool.directory import SlotLock, sync_directory
 from otel_memoir.spool.model import Entry, Stream
 
 _ENVELOPES_CACHED = 1024
+_LOG_BYTES_MAX = 4 * 2**20
 
 # Each step of a statement gives the interpreter away. Row by row, a commit among busy
 # emitters took 20 ms instead of 2. 11 values times 32 are below SQLite's old limit of 999.
@@ -59,6 +60,7 @@ class SpoolFile:
         self._envelope_ids: dict[bytes, int] = {}
         self._envelopes: dict[int, bytes] = {}
         self._synchronous = synchronous
+        self._log_bytes = 0
         if lock is not None:
             schema.check_untouched(lock.slot.database)
         self.connection = open_writer(self.path, synchronous=synchronous)
@@ -279,6 +281,20 @@ class SpoolFile:
             yield
         finally:
             set_synchronous(self.connection, self._synchronous)
+
+    def keep_log_short(self, size: int) -> None:
+        """Checkpoint, where SQLite does not do it by itself, once there is much in the log.
+
+        Args:
+            size: Bytes that were written since this was called last, about.
+
+        Raises:
+            sqlite3.Error: An fsync failed: what no earlier one covered may be gone.
+        """
+        self._log_bytes += size
+        if self._synchronous == "NORMAL" and self._log_bytes > _LOG_BYTES_MAX:
+            self._log_bytes = 0
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def truncate_log(self) -> None:
         """Give the write-ahead log's room back to the file system, unless somebody reads."""

@@ -37,17 +37,11 @@ DIRECTORY, SYNCHRONOUS, RECORDS, *MODE = sys.argv[1:]
 
 def weaken_and_shrink() -> None:
     """Set the asked level instead of the product's, and make checkpoints come soon."""
-    configure = connection._configure
-
     def set_synchronous(opened: sqlite3.Connection, level: str) -> None:
         del level
         opened.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
 
-    def configure_small(opened: sqlite3.Connection, *, on_disk: bool) -> None:
-        configure(opened, on_disk=on_disk)
-        opened.execute("PRAGMA wal_autocheckpoint = 24")
-
-    connection._configure = configure_small
+    connection._CHECKPOINT_PAGES = 24
     if SYNCHRONOUS != "FULL":
         connection.set_synchronous = set_synchronous
         file.set_synchronous = set_synchronous

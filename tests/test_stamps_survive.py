@@ -1,0 +1,121 @@
+"""Kills and steps of the wall clock: what they must not do to the stamps of a stream."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chrony import FAKETIME, needs_faketime
+from host_programs.hosting import assert_accounted, drain, hosted, names, program
+from otel_memoir.testing import ScriptedCollector
+
+STEPS_S = (0, -3, -8, 5, -2)
+"""By how much the wall clock of each life is wrong; none is set back by ten seconds or more."""
+
+ENOUGH = 60
+
+Epoch = tuple[str, int]
+
+
+@pytest.fixture
+def collector() -> Iterator[ScriptedCollector]:
+    with ScriptedCollector() as running:
+        yield running
+
+
+def live_and_die(
+    tmp_path: Path, endpoint: str, durability: str, *arguments: str
+) -> list[str]:
+    """Lives that are killed while they emit; return what they said they had emitted."""
+    emitted = []
+    for life, step_s in enumerate(STEPS_S):
+        command = program("stamping.py", f"life{life}", *arguments)
+        clock = {
+            "LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{step_s:+d}s",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "MEMOIR_DURABILITY": durability,
+            "NO_FAKE_STAT": "1",  # else Python compiles every module anew
+        }
+        with hosted(command, tmp_path, endpoint, **clock) as host:
+            host.wait_told("emitted", times=ENOUGH)
+            emitted += host.emitted
+    drain(tmp_path / "spool", endpoint)
+    return emitted
+
+
+def by_epoch(records: Sequence[Any]) -> dict[Epoch, dict[int, Any]]:
+    """The records of each epoch of each stream, by their numbers."""
+    found: dict[Epoch, dict[int, Any]] = defaultdict(dict)
+    for record in records:
+        found[record.stream_id, record.epoch][record.sequence] = record
+    return found
+
+
+def told_missing(records: Sequence[Any]) -> dict[Epoch, set[int]]:
+    """The numbers that gap events name."""
+    found: dict[Epoch, set[int]] = defaultdict(set)
+    for record in records:
+        gap = {k.removeprefix("memoir.gap."): v for k, v in record.attributes.items()}
+        if record.event_name == "memoir.delivery.gap" and "first_sequence" in gap:
+            numbers = range(gap["first_sequence"], gap["last_sequence"] + 1)
+            found[gap["stream.id"], gap["stream.epoch"]].update(numbers)
+    return found
+
+
+def regressions(records: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Neighbours in a stream, over its epochs, of which the later has the lesser time.
+
+    An event of a gap tells when the gap was noticed, so it does not count.
+    """
+    streams: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for record in records:
+        if record.event_name != "memoir.delivery.gap":
+            streams[record.stream_id].append(
+                (record.epoch, record.sequence, record.proto.time_unix_nano)
+            )
+    return [
+        (a, b) for stream in streams.values() for a, b in pairwise(sorted(set(stream)))
+        if a[2] >= b[2]
+    ]
+
+
+@pytest.mark.slow
+@needs_faketime
+@pytest.mark.parametrize("durability", ["power", "process", "batch"])
+def test_no_kill_and_no_step_of_the_clock_breaks_a_stream(
+    durability: str, collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """No number is given twice, no time is below one before it, and every hole is named."""
+    emitted = live_and_die(tmp_path, collector.endpoint, durability)
+    records = collector.delivered
+    uids = {((r.stream_id, r.epoch), r.sequence): {r.uid} for r in records}
+    for record in records:
+        uids[(record.stream_id, record.epoch), record.sequence].add(record.uid)
+    assert [where for where, found in uids.items() if len(found) > 1] == []
+    assert regressions(records) == []
+    missing = told_missing(records)
+    for epoch, numbered in by_epoch(records).items():
+        holes = set(range(1, max(numbered) + 1)) - set(numbered)
+        assert holes <= missing.get(epoch, set()), (epoch, holes)
+        assert not missing.get(epoch, set()) & set(numbered)
+    assert len(by_epoch(records)) >= len(STEPS_S)
+    lost = set(emitted) - set(names(records))
+    assert bool(missing) is (durability == "batch")
+    assert durability == "batch" or not lost
+    assert len(lost) <= sum(map(len, missing.values()))
+    assert_accounted(tmp_path / "spool")
+
+
+@pytest.mark.slow
+@needs_faketime
+def test_lives_that_do_not_care_what_was_stamped_before_go_back_in_time(
+    collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """Negative control: the wall clock alone lets a stream's times decrease."""
+    live_and_die(tmp_path, collector.endpoint, "power", "forgetful")
+    lives = Counter((a[0], b[0]) for a, b in regressions(collector.delivered))
+    assert {(1, 2), (2, 3)} <= set(lives)
