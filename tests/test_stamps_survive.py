@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -11,13 +12,13 @@ from typing import Any
 import pytest
 
 from chrony import FAKETIME, needs_faketime
-from host_programs.hosting import assert_accounted, drain, hosted, names, program
+from host_programs.hosting import TIMEOUT_S, assert_accounted, drain, hosted, names, program
 from otel_memoir.testing import ScriptedCollector
 
 STEPS_S = (0, -3, -8, 5, -2)
 """By how much the wall clock of each life is wrong; none is set back by ten seconds or more."""
 
-ENOUGH = 60
+ENOUGH = 20
 
 Epoch = tuple[str, int]
 
@@ -29,10 +30,14 @@ def collector() -> Iterator[ScriptedCollector]:
 
 
 def live_and_die(
-    tmp_path: Path, endpoint: str, durability: str, *arguments: str
+    tmp_path: Path, collector: ScriptedCollector, durability: str, *arguments: str
 ) -> list[str]:
-    """Lives that are killed while they emit; return what they said they had emitted."""
-    emitted = []
+    """Lives that are killed while they emit, once something of theirs arrived.
+
+    Returns:
+        What they said they had emitted.
+    """
+    emitted: list[str] = []
     for life, step_s in enumerate(STEPS_S):
         command = program("stamping.py", f"life{life}", *arguments)
         clock = {
@@ -40,10 +45,12 @@ def live_and_die(
             "FAKETIME_DONT_FAKE_MONOTONIC": "1", "MEMOIR_DURABILITY": durability,
             "NO_FAKE_STAT": "1",  # else Python compiles every module anew
         }
-        with hosted(command, tmp_path, endpoint, **clock) as host:
-            host.wait_told("emitted", times=ENOUGH)
+        name = f"life{life}.{ENOUGH}"
+        with hosted(command, tmp_path, collector.endpoint, **clock) as host:
+            assert collector.wait_for(lambda c, name=name: name in names(c.delivered), TIMEOUT_S)
+            assert host.end(signal.SIGKILL) == -signal.SIGKILL
             emitted += host.emitted
-    drain(tmp_path / "spool", endpoint)
+    drain(tmp_path / "spool", collector.endpoint)
     return emitted
 
 
@@ -90,7 +97,7 @@ def test_no_kill_and_no_step_of_the_clock_breaks_a_stream(
     durability: str, collector: ScriptedCollector, tmp_path: Path
 ) -> None:
     """No number is given twice, no time is below one before it, and every hole is named."""
-    emitted = live_and_die(tmp_path, collector.endpoint, durability)
+    emitted = live_and_die(tmp_path, collector, durability)
     records = collector.delivered
     uids = {((r.stream_id, r.epoch), r.sequence): {r.uid} for r in records}
     for record in records:
@@ -116,6 +123,6 @@ def test_lives_that_do_not_care_what_was_stamped_before_go_back_in_time(
     collector: ScriptedCollector, tmp_path: Path
 ) -> None:
     """Negative control: the wall clock alone lets a stream's times decrease."""
-    live_and_die(tmp_path, collector.endpoint, "power", "forgetful")
+    live_and_die(tmp_path, collector, "power", "forgetful")
     lives = Counter((a[0], b[0]) for a, b in regressions(collector.delivered))
     assert {(1, 2), (2, 3)} <= set(lives)
