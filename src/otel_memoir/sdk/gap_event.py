@@ -10,6 +10,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_memoir.delivery.encoding import encode_record, join_envelope
 from otel_memoir.delivery.request import split_envelope
+from otel_memoir.events import SCHEMA_VERSION, names
 from otel_memoir.spool import Draft
 from otel_memoir.spool.ledger import Gap
 from otel_memoir.stamping import new_uid
@@ -17,7 +18,7 @@ from otel_memoir.stamping import new_uid
 OPS_SCOPE = "otel_memoir.ops"
 """The instrumentation scope of events about otel-memoir itself."""
 
-GAP_EVENT = "memoir.delivery.gap"
+GAP_EVENT = names.EVENT_DELIVERY_GAP
 
 
 def gap_draft(gap: Gap, envelope: bytes | None) -> Draft:
@@ -62,13 +63,14 @@ def _sentence(gap: Gap) -> str:
 
 def _attributes(gap: Gap) -> dict[str, str | int | bool]:
     found: dict[str, str | int | bool | None] = {
-        "memoir.gap.cause": gap.cause,
-        "memoir.gap.records": gap.records,
-        "memoir.gap.at_most": gap.at_most,
-        "memoir.gap.stream.id": gap.stream.stream_id,
-        "memoir.gap.stream.epoch": gap.stream.epoch,
-        "memoir.gap.first_sequence": gap.first_sequence,
-        "memoir.gap.last_sequence": gap.last_sequence,
-        "memoir.gap.message": gap.message or None,
+        names.SCHEMA_VERSION: SCHEMA_VERSION,
+        names.GAP_CAUSE: gap.cause,
+        names.GAP_RECORDS: gap.records,
+        names.GAP_AT_MOST: gap.at_most,
+        names.GAP_STREAM_ID: gap.stream.stream_id,
+        names.GAP_STREAM_EPOCH: gap.stream.epoch,
+        names.GAP_FIRST_SEQUENCE: gap.first_sequence,
+        names.GAP_LAST_SEQUENCE: gap.last_sequence,
+        names.GAP_MESSAGE: gap.message or None,
     }
     return {name: value for name, value in found.items() if value is not None}
