@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -253,7 +255,7 @@ def test_whole_requests_are_read_in_their_order() -> None:
     line = {"resourceLogs": [{"scopeLogs": [
         {"logRecords": [to_otlp_json(event, capture=EVERYTHING)]} for event in sent]}]}
     assert list(from_otlp_json_request(line)) == sent
-    with pytest.raises(EventError, match="read request"):
+    with pytest.raises(EventError, match="of one OTLP ExportLogsServiceRequest"):
         list(from_otlp_request(b"\xff"))
     with pytest.raises(EventError, match="read event"):
         list(from_otlp_json_request({"resourceLogs": 3}))
@@ -293,3 +295,10 @@ def test_a_severity_that_has_no_name_is_passed_on(severity: int) -> None:
     assert to_otlp(strange) == payload.SerializeToString()
     assert json.loads(to_json_text(strange)).get("severityNumber", 0) == severity
     assert to_log_record(strange).event_name == "x"
+
+
+def test_protobuf_is_loaded_by_whoever_needs_it_first() -> None:
+    """It takes as long to import as all the rest of the room."""
+    code = "import sys, otel_memoir.events; print('google.protobuf.message' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,8 +163,8 @@ class MemoryEvent:
     reason: str | None = None
     error_type: str | None = None
     change_id: str | None = None
-    cause_uids: tuple[str, ...] | None = None
-    source_refs: tuple[str, ...] | None = None
+    cause_uids: Sequence[str] | None = None
+    source_refs: Sequence[str] | None = None
     model: str | None = None
     prompt_name: str | None = None
     prompt_version: str | None = None
@@ -215,7 +215,8 @@ def _kind_of(name: Any) -> Kind:
 def _given(event: MemoryEvent) -> dict[str, Any]:
     """All attributes and content that were given, wherever, checked and frozen."""
     found: dict[str, Any] = {}
-    fields = {attribute: getattr(event, name) for name, attribute in FIELDS.items()}
+    fields = {attribute: value for name, attribute in FIELDS.items()
+              if (value := getattr(event, name)) is not None}
     for part in (fields, event.attributes, event.content):
         if not isinstance(part, Mapping):
             raise _error(event.name, "attributes and content", f"are {type(part).__name__}",

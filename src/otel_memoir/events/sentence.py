@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from otel_memoir.events.kind import Sentence
@@ -55,12 +56,19 @@ def shortened(text: str, length_max: int) -> str:
 def _part(part: str | tuple[str, ...], attributes: Mapping[str, Any]) -> str:
     if isinstance(part, tuple):
         return next((said for one in part if (said := _part(one, attributes))), "")
-    condition = _CONDITION.match(part)
-    if condition:
-        part = part[condition.end():] if attributes.get(condition[1]) else ""
-    if any(attributes.get(name) is None for name in _PLACE.findall(part)):
+    condition, text, places = _parsed(part)
+    if condition and not attributes.get(condition):
         return ""
-    return _PLACE.sub(lambda place: _word(attributes[place[1]]), part)
+    values = [attributes.get(name) for name in places]
+    return "" if None in values else text.format(*map(_word, values))
+
+
+@cache
+def _parsed(part: str) -> tuple[str, str, tuple[str, ...]]:
+    """The condition of a part, its text with {} for each place, and what stands there."""
+    condition = _CONDITION.match(part)
+    text = part[condition.end():] if condition else part
+    return condition[1] if condition else "", _PLACE.sub("{}", text), tuple(_PLACE.findall(text))
 
 
 def _word(value: Any) -> str:
