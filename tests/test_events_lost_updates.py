@@ -33,11 +33,12 @@ def test_two_changes_of_the_same_version_prove_a_lost_update() -> None:
 
 
 def test_two_changes_of_the_same_content_prove_it_where_there_are_no_parents() -> None:
-    """What two concurrent updates of mem0 leave behind: both say that it was `tea` before."""
+    """As concurrent updates of mem0 leave it: each says that it was tea. One changed nothing."""
     assert proven(
         change("c", CREATED, after_hash="tea"), change("a", before_hash="tea", after_hash="mate"),
         change("b", before_hash="tea", after_hash="coffee"),
         change("d", before_hash="tea", after_hash="water"),
+        change("n", before_hash="tea", after_hash="tea"),
     ) == [("same hash before", "tea", ("a", "b", "d"))]
 
 

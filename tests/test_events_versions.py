@@ -104,7 +104,8 @@ def test_a_newer_payload_passes_through_untouched() -> None:
 @pytest.mark.parametrize("version", ["1", -1, 1.0, True, None])
 def test_a_version_that_is_none_makes_no_event(version: Any) -> None:
     """But no exception either: somebody else may use the name."""
-    record = replace(newer(), attributes={**newer().attributes, names.SCHEMA_VERSION: version})
+    record = replace(newer(), attributes={
+        names.GEN_AI_MEMORY_RECORD_ID: "r", names.SCHEMA_VERSION: version})
     found = from_otlp(to_otlp(Opaque(record=record, reason="", form="", original=None)))
     assert isinstance(found, Opaque)
     assert found.schema_version is None
