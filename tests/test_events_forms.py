@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import example, given
 from hypothesis import strategies as st
-from opentelemetry import trace
+from opentelemetry import trace as otel_trace
 from opentelemetry._logs import LogRecord
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord as ProtoLogRecord
@@ -210,6 +211,16 @@ def test_each_stream_and_epoch_is_a_source_of_its_own(stream_id: str, epoch: int
     assert (back.stream_id, back.stream_epoch) == (stream_id, epoch)
 
 
+@pytest.mark.parametrize("trace", [TraceRef(1), TraceRef(1, 0, 1), TraceRef(1, 2, 0x301)])
+def test_what_a_traceparent_cannot_say_stands_in_the_data(trace: TraceRef) -> None:
+    """A trace without a span, which W3C takes for invalid, and flags above eight bits."""
+    document = to_cloud_event(full_event(trace=trace))
+    assert ("traceparent" in document) == bool(trace.span_id)
+    back = from_cloud_event(document)
+    assert isinstance(back, MemoryEvent)
+    assert back.trace == trace
+
+
 @pytest.mark.parametrize("text", [
     "2023-11-14T22:13:20.123456789Z", "2023-11-14T23:13:20.123456789+01:00"])
 def test_a_cloud_event_may_come_back_in_another_time_zone(text: str) -> None:
@@ -232,6 +243,8 @@ def test_an_event_without_stamps_is_no_cloud_event_yet(field: str) -> None:
     (from_otlp_json, {"timeUnixNano": "soon"}),
     (from_otlp_json, {"attributes": [{"value": {}}]}),
     (from_otlp_json, {"attributes": [{"key": "x", "value": {"bytesValue": "?"}}]}),
+    (from_log_record, LogRecord(timestamp=-1)),
+    (from_log_record, LogRecord(attributes=3)),  # type: ignore[arg-type]
     (from_cloud_event, {}),
     (from_cloud_event, {**to_cloud_event(full_event()), "specversion": "0.3"}),
     (from_cloud_event, {**to_cloud_event(full_event()), "source": "/somebody/else"}),
@@ -243,6 +256,48 @@ def test_what_is_of_no_form_at_all_is_refused_in_words(
     """No exception of a parser comes out."""
     with pytest.raises(EventError, match="read event"):
         read(nonsense)
+
+
+NONSENSE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner,
+                                                                 max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
+    """A document with nonsense in one place."""
+    parts = [document, *(part for part in document.values() if isinstance(part, dict))]
+    spoilt = json.loads(json.dumps(document))
+    part = draw(st.sampled_from(range(len(parts))))
+    inner = spoilt if part == 0 else [p for p in spoilt.values() if isinstance(p, dict)][part - 1]
+    inner[draw(st.sampled_from(sorted(inner)))] = draw(NONSENSE)
+    return spoilt
+
+
+@given(spoiled(to_otlp_json(full_event())), spoiled(to_cloud_event(full_event())), NONSENSE)
+def test_nonsense_in_json_is_refused_in_words_or_passed_on(
+    otlp: Any, cloud: Any, nothing: Any
+) -> None:
+    """Whatever stands wherever."""
+    for read, document in ((from_otlp_json, otlp), (from_cloud_event, cloud),
+                           (from_otlp_json, nothing), (from_cloud_event, nothing)):
+        with contextlib.suppress(EventError):
+            assert isinstance(read(document), (MemoryEvent, Opaque))
+
+
+@given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 255))
+def test_nonsense_in_bytes_is_refused_in_words_or_passed_on(
+    noise: bytes, position: int, byte: int
+) -> None:
+    """Random bytes, and an event with one byte changed."""
+    payload = bytearray(to_otlp(full_event()))
+    payload[position] = byte
+    for data in (noise, bytes(payload)):
+        with contextlib.suppress(EventError):
+            assert isinstance(from_otlp(data), (MemoryEvent, Opaque))
 
 
 def test_whole_requests_are_read_in_their_order() -> None:
@@ -264,8 +319,9 @@ def test_whole_requests_are_read_in_their_order() -> None:
 
 def test_an_event_is_emitted_in_its_own_trace_and_in_no_other() -> None:
     """The API would take the current span for an event that has none."""
-    span = trace.NonRecordingSpan(trace.SpanContext(1, 2, False, trace.TraceFlags(1)))
-    with trace.use_span(span):
+    flags = otel_trace.TraceFlags(1)
+    span = otel_trace.NonRecordingSpan(otel_trace.SpanContext(1, 2, False, flags))
+    with otel_trace.use_span(span):
         assert current_trace() == TraceRef(1, 2, 1)
         assert to_log_record(full_event(trace=None)).trace_id == 0
         assert to_log_record(full_event()).trace_id == 2**127 + 1

@@ -161,6 +161,8 @@ def test_bodies_read_like_a_sentence() -> None:
     skipped = MemoryEvent(names.EVENT_REFLECTION_SKIPPED, reason="superseded", attributes={
         names.REFLECTION_ID: "r1", names.REFLECTION_WRITES_APPLIED: True})
     assert skipped.body == "reflection r1 was skipped; some of it was written: superseded"
+    cleared = MemoryEvent(names.EVENT_STORE_CLEARED, store_id="prefs", actor_type="user")
+    assert cleared.body == "memory store prefs was cleared, by user"
     assert MemoryEvent(names.EVENT_RECORD_DELETED, attributes={
         names.GEN_AI_MEMORY_RECORD_COUNT: 3}).body == "3 memory record(s) were deleted"
 

@@ -18,8 +18,8 @@ from otel_memoir.errors import EventError
 from otel_memoir.events import names
 from otel_memoir.events.content import Capture
 from otel_memoir.events.model import MemoryEvent, TraceRef
-from otel_memoir.events.otlp_json import from_any_value, parsed, to_any_value
-from otel_memoir.events.record import Opaque, Record, read, write
+from otel_memoir.events.otlp_json import from_any_value, to_any_value
+from otel_memoir.events.record import Opaque, Record, parsed, read, write
 
 _FORM = "CloudEvents"
 _SOURCE = "urn:otel-memoir:stream"
@@ -77,8 +77,8 @@ def _context(record: Record) -> dict[str, Any]:
         "subject": subject,
         "time": record.time_unix_ns and _to_rfc3339(record.time_unix_ns),
         "dataschema": f"{_SCHEMA}:{attributes.get(names.SCHEMA_VERSION, 0)}",
-        "traceparent": trace and f"00-{trace.trace_id:032x}-{trace.span_id:016x}"
-                                 f"-{trace.flags & 0xFF:02x}",
+        "traceparent": trace and trace.span_id and (
+            f"00-{trace.trace_id:032x}-{trace.span_id:016x}-{trace.flags & 0xFF:02x}"),
     }
     return {name: value for name, value in fields.items() if value}
 
@@ -91,8 +91,9 @@ def _data(record: Record, attributes: dict[str, Any]) -> dict[str, Any]:
     }
     if record.observed_unix_ns:
         data["observedTimeUnixNano"] = str(record.observed_unix_ns)
-    if record.trace and record.trace.flags >> 8:
-        data["flags"] = record.trace.flags
+    if record.trace and (record.trace.flags >> 8 or not record.trace.span_id):
+        # W3C's traceparent has eight flags, and is not without a span.
+        data |= {"traceId": f"{record.trace.trace_id:032x}", "flags": record.trace.flags}
     return data
 
 
@@ -152,11 +153,10 @@ def _rich(value: Any) -> Any:
 
 
 def _trace(document: Mapping[str, Any], data: Mapping[str, Any]) -> TraceRef | None:
-    if not document.get("traceparent"):
-        return None
-    _, trace_id, span_id, flags = document["traceparent"].split("-")[:4]
-    higher = int(data.get("flags", 0)) & ~0xFF
-    return TraceRef(int(trace_id, 16), int(span_id, 16), higher | int(flags, 16))
+    parent = document.get("traceparent") or f"00-{data.get('traceId', '0')}-0-0"
+    _, trace_id, span_id, flags = parent.split("-")[:4]
+    flags_told = data.get("flags", int(flags, 16))
+    return TraceRef(int(trace_id, 16), int(span_id, 16), flags_told) if int(trace_id, 16) else None
 
 
 def _from_rfc3339(text: str) -> int:

@@ -15,7 +15,7 @@ from opentelemetry.trace import (
 
 from otel_memoir.events.content import Capture
 from otel_memoir.events.model import MemoryEvent, TraceRef
-from otel_memoir.events.record import Opaque, Record, read, severity_text, write
+from otel_memoir.events.record import Opaque, Record, parsed, read, severity_text, write
 
 _FORM = "LogRecord"
 
@@ -70,8 +70,12 @@ def _context(trace: TraceRef | None, context: Context | None) -> Context:
 
 
 def from_log_record(record: LogRecord) -> MemoryEvent | Opaque:
-    """Read a ``LogRecord``: the API's own, or the ``log_record`` of the SDK's records."""
-    return read(_record(record), form=_FORM, original=record)
+    """Read a ``LogRecord``: the API's own, or the ``log_record`` of the SDK's records.
+
+    Raises:
+        EventError: A field of it has a value that no record can have.
+    """
+    return read(parsed(_record, record), form=_FORM, original=record)
 
 
 def _record(record: LogRecord) -> Record:

@@ -8,15 +8,13 @@ not know.
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from otel_memoir.errors import EventError
 from otel_memoir.events.content import Capture
 from otel_memoir.events.model import MemoryEvent, TraceRef
-from otel_memoir.events.record import Opaque, Record, read, severity_text, write
+from otel_memoir.events.record import Opaque, Record, parsed, read, severity_text, write
 
 _FORM = "OTLP JSON"
 
@@ -112,19 +110,6 @@ def _log_records(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         for scope in resource.get("scopeLogs", ())
         for record in scope.get("logRecords", ())
     ]
-
-
-def parsed(parse: Any, document: Any) -> Any:
-    """What a parser makes of a document.
-
-    Raises:
-        EventError: The document is not of the form that the parser expects.
-    """
-    try:
-        return parse(document)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
-        raise EventError("read event", target=type(document).__name__, cause=repr(error),
-                         hint="Give the object that json.loads makes of it.") from error
 
 
 def _record(document: Mapping[str, Any]) -> Record:

@@ -6,9 +6,9 @@ Every form (OTel's ``LogRecord``, OTLP bytes, OTLP JSON, CloudEvents) is read in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from otel_memoir.errors import EventError
 from otel_memoir.events import names, versions
@@ -34,6 +34,9 @@ class Record:
         trace: The span it belongs to.
 
         body: Any value; one line of text for events.
+
+    Raises:
+        ValueError: No log record can have such a name, severity or time.
     """
 
     name: str = ""
@@ -44,6 +47,15 @@ class Record:
     trace: TraceRef | None = None
     body: Any = None
 
+    def __post_init__(self) -> None:
+        times = (self.time_unix_ns or 0, self.observed_unix_ns or 0)
+        if not isinstance(self.name, str) or type(self.severity) is not int:
+            raise ValueError("a name that is no text, or a severity that is no number")
+        if not all(0 <= time < 2**64 for time in times):
+            raise ValueError("a time out of range")
+
+
+T = TypeVar("T")
 
 _SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
@@ -84,6 +96,21 @@ class Opaque:
     def schema_version(self) -> int | None:
         """The version that it says it has; ``None`` where it says none."""
         return versions.version_of(self.record)
+
+
+def parsed(parse: Callable[[Any], T], document: Any) -> T:
+    """What a parser makes of a document.
+
+    Raises:
+        EventError: The document is not of the form that the parser expects.
+    """
+    try:
+        return parse(document)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise EventError(
+            "read event", target=type(document).__name__, cause=repr(error),
+            hint="Give what the function of the same form wrote, or json.loads made of it.",
+        ) from error
 
 
 def read(record: Record, *, form: str, original: Any) -> MemoryEvent | Opaque:

@@ -12,7 +12,7 @@ from otel_memoir.events.kind import Sentence
 BODY_LENGTH_MAX = 300
 WORD_LENGTH_MAX = 80
 
-# What may follow on any event, in the form of a kind's own parts.
+# What may follow on any event, in the form of a kind's own parts, unless those said it.
 _TAIL: Sentence = (
     " in store {gen_ai.memory.store.id}",
     ", version {memoir.record.version}",
@@ -44,8 +44,14 @@ def sentence(parts: Sentence, attributes: Mapping[str, Any]) -> str:
     Returns:
         At most ``BODY_LENGTH_MAX`` printable characters, without line breaks.
     """
-    text = "".join(_part(part, attributes) for part in (*parts, *_TAIL))
+    text = "".join(_part(part, attributes) for part in _with_tail(parts))
     return shortened(text, BODY_LENGTH_MAX)
+
+
+@cache
+def _with_tail(parts: Sentence) -> Sentence:
+    said = set(_PLACE.findall(str(parts)))
+    return (*parts, *(part for part in _TAIL if not said & set(_PLACE.findall(str(part)))))
 
 
 def shortened(text: str, length_max: int) -> str:

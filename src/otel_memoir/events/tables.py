@@ -248,19 +248,19 @@ EVENTS: Final = {
     "memoir.store.created": Kind(
         severity=9, operation="create_memory_store",
         required=("gen_ai.memory.store.id",),
-        sentence=("a memory store was created",),
+        sentence=("memory store {gen_ai.memory.store.id} was created",),
     ),
     "memoir.store.deleted": Kind(
         severity=9, operation="delete_memory_store",
         required=("gen_ai.memory.store.id",),
-        sentence=("a memory store was deleted",),
+        sentence=("memory store {gen_ai.memory.store.id} was deleted",),
         attributes=frozenset(("gen_ai.memory.record.count",)),
     ),
     "memoir.store.cleared": Kind(
         severity=9, operation="delete_memory",
         required=("gen_ai.memory.store.id",),
         sentence=(
-            "a memory store was cleared",
+            "memory store {gen_ai.memory.store.id} was cleared",
             " of {gen_ai.memory.record.count} memory record(s)",
         ),
         attributes=frozenset(("gen_ai.memory.record.count",)),
