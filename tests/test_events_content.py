@@ -16,7 +16,7 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.resources import Resource
 
-from events.making import CANARY, EVERYTHING, NOTHING, full_event
+from events.making import CANARY, EVERYTHING, NOTHING, PATIENT, full_event
 from otel_memoir.delivery.encoding import encode_record
 from otel_memoir.errors import EventError
 from otel_memoir.events import (
@@ -154,6 +154,7 @@ JSON = st.recursive(
 )
 
 
+@PATIENT
 @given(JSON)
 def test_equal_content_has_equal_hashes(value: Any) -> None:
     """Whatever the order in which its keys were set, and in every process with the key."""
@@ -164,6 +165,7 @@ def test_equal_content_has_equal_hashes(value: Any) -> None:
     assert content_size(value) == content_size(again)
 
 
+@PATIENT
 @given(JSON, JSON)
 def test_other_content_has_other_hashes(one: Any, other: Any) -> None:
     """But for what JSON itself does not tell apart."""

@@ -23,7 +23,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord as ProtoLogRecord
 from opentelemetry.sdk._logs import ReadWriteLogRecord
 from opentelemetry.sdk.resources import Resource
 
-from events.making import EVERYTHING, TEXT, events, full_event
+from events.making import EVERYTHING, PATIENT, TEXT, events, full_event
 from otel_memoir.delivery.encoding import encode_record, stamp_suffix
 from otel_memoir.errors import EventError
 from otel_memoir.events import (
@@ -80,6 +80,7 @@ def test_a_full_event_comes_back_from_every_form(form: Form) -> None:
 
 
 @pytest.mark.parametrize("name", ["OTLP", "OTLP JSON"])
+@PATIENT
 @given(event=events())
 @example(event=MemoryEvent(names.EVENT_RECORD_READ, record_id="r", attributes={"x": None}))
 def test_any_event_comes_back_from_otlp(name: str, event: MemoryEvent) -> None:
@@ -90,6 +91,7 @@ def test_any_event_comes_back_from_otlp(name: str, event: MemoryEvent) -> None:
     assert repr(back.to_attributes(content=True)) == repr(event.to_attributes(content=True))
 
 
+@PATIENT
 @given(event=events(stamped=True))
 def test_any_stamped_event_comes_back_from_a_cloud_event(event: MemoryEvent) -> None:
     """In plain JSON where that says it all, also to a reader whose numbers are doubles."""
@@ -101,6 +103,7 @@ def test_any_stamped_event_comes_back_from_a_cloud_event(event: MemoryEvent) -> 
         assert repr(back.to_attributes(content=True)[key]) == repr(value)
 
 
+@PATIENT
 @given(event=events())
 def test_any_event_comes_back_from_a_log_record(event: MemoryEvent) -> None:
     """With an observed timestamp, which the API adds where there is none."""
@@ -109,6 +112,7 @@ def test_any_event_comes_back_from_a_log_record(event: MemoryEvent) -> None:
     assert from_log_record(record) == expected
 
 
+@PATIENT
 @given(event=events())
 def test_a_log_record_that_our_encoder_stores_is_the_event_again(event: MemoryEvent) -> None:
     """The way that an event takes: the API, the SDK, our encoder, the spool."""
@@ -137,6 +141,7 @@ def as_protobuf_json(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, **ids}
 
 
+@PATIENT
 @given(event=events())
 @example(event=full_event())
 def test_otlp_json_says_what_otlp_says(event: MemoryEvent) -> None:
@@ -194,6 +199,7 @@ def test_a_cloud_event_has_what_the_specification_asks_for() -> None:
         1, {"nested": {"bytesValue": "AA=="}}]
 
 
+@PATIENT
 @given(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1))
 def test_sequences_of_cloud_events_compare_as_the_numbers_do(one: int, other: int) -> None:
     """The extension says: lexicographically."""
@@ -201,6 +207,7 @@ def test_sequences_of_cloud_events_compare_as_the_numbers_do(one: int, other: in
     assert (first < second) == (one < other)
 
 
+@PATIENT
 @given(TEXT, st.integers(0, 2**63 - 1))
 def test_each_stream_and_epoch_is_a_source_of_its_own(stream_id: str, epoch: int) -> None:
     """The scope of a sequence is its source, so epochs must not share one."""
@@ -277,6 +284,7 @@ def spoiled(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
     return spoilt
 
 
+@PATIENT
 @given(spoiled(to_otlp_json(full_event())), spoiled(to_cloud_event(full_event())), NONSENSE)
 def test_nonsense_in_json_is_refused_in_words_or_passed_on(
     otlp: Any, cloud: Any, nothing: Any
@@ -288,6 +296,7 @@ def test_nonsense_in_json_is_refused_in_words_or_passed_on(
             assert isinstance(read(document), (MemoryEvent, Opaque))
 
 
+@PATIENT
 @given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 255))
 def test_nonsense_in_bytes_is_refused_in_words_or_passed_on(
     noise: bytes, position: int, byte: int
@@ -344,6 +353,7 @@ def test_a_record_of_somebody_else_is_passed_on_untouched(form: Form) -> None:
         assert again.record.trace == strange.record.trace
 
 
+@PATIENT
 @given(st.integers(-(2**31), 2**31 - 1))
 def test_a_severity_that_has_no_name_is_passed_on(severity: int) -> None:
     """A record of another program may have any."""

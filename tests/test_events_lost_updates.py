@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.making import PATIENT
 from otel_memoir.events import LostUpdate, MemoryEvent, lost_updates, names
 
 CREATED, UPDATED, DELETED = (
@@ -108,7 +109,7 @@ def history(seed: int, *, racing: bool) -> tuple[list[MemoryEvent], bool]:
     return events, lost
 
 
-@settings(max_examples=300)
+@settings(PATIENT, max_examples=300)
 @given(st.integers())
 def test_a_store_that_serves_one_after_the_other_is_never_accused(seed: int) -> None:
     """Also where a content comes back again and again."""
@@ -117,7 +118,7 @@ def test_a_store_that_serves_one_after_the_other_is_never_accused(seed: int) -> 
     assert lost_updates(events) == ()
 
 
-@settings(max_examples=300)
+@settings(PATIENT, max_examples=300)
 @given(st.integers())
 def test_a_store_that_lets_changes_race_is_found_out(seed: int) -> None:
     """Every history in which a change was made of an old version, and no other."""
@@ -125,7 +126,7 @@ def test_a_store_that_lets_changes_race_is_found_out(seed: int) -> None:
     assert bool(lost_updates(events)) == lost
 
 
-@settings(max_examples=100)
+@settings(PATIENT, max_examples=100)
 @given(st.integers(), st.randoms())
 def test_the_proof_is_the_same_for_every_order_and_any_duplicates(
     seed: int, dice: random.Random

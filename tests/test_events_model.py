@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.making import CANARY, VALUES, events, full_event
+from events.making import CANARY, PATIENT, VALUES, events, full_event
 from otel_memoir.errors import EventError, MemoirError
 from otel_memoir.events import SCHEMA_VERSION, MemoryEvent, TraceRef, names
 from otel_memoir.events.model import FIELDS
@@ -84,6 +84,7 @@ def test_a_trace_reference_has_ids_in_range(field: str) -> None:
         TraceRef(**{"trace_id": 1, field: -1})
 
 
+@PATIENT
 @given(events())
 def test_an_event_is_a_value(event: MemoryEvent) -> None:
     """Equal to its copies, of whatever kind, and hashable."""
@@ -167,6 +168,7 @@ def test_bodies_read_like_a_sentence() -> None:
         names.GEN_AI_MEMORY_RECORD_COUNT: 3}).body == "3 memory record(s) were deleted"
 
 
+@PATIENT
 @given(st.text(max_size=200), st.lists(st.text(max_size=100), max_size=5))
 def test_a_body_is_one_printable_line_of_bounded_length(text: str, more: list[str]) -> None:
     """Whatever the ids are made of: line breaks, escape sequences, bidirectional marks."""
@@ -182,6 +184,7 @@ def test_a_body_escapes_what_would_forge_a_line() -> None:
     assert event.body == r"memory record a\nb\x1b[31mc\u202ed\u2028e\x00 was read"
 
 
+@PATIENT
 @given(VALUES)
 def test_content_is_in_no_body_no_repr_and_no_error(value: Any) -> None:
     """These are what ends up in other people's logs."""

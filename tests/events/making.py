@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from otel_memoir.events import Capture, MemoryEvent, TraceRef, names
 from otel_memoir.events.model import FIELDS
 from otel_memoir.events.tables import EVENTS
 from otel_memoir.events.values import TYPES
+
+# How long an example takes says nothing on a loaded machine.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 CANARY = "canary-7f3a"
 EVERYTHING = Capture.SPAN_AND_EVENT
