@@ -68,3 +68,15 @@ def busy(count: int = 4) -> Iterator[None]:
         stop.set()
         for thread in threads:
             thread.join(PATIENCE_S)
+
+
+class Stepping:
+    """A wall clock that is set when it has been read a number of times."""
+
+    def __init__(self, reads: int, step_ns: int) -> None:
+        self._reads = reads
+        self._step_ns = step_ns
+
+    def __call__(self) -> int:
+        self._reads -= 1
+        return time.time_ns() + (self._step_ns if self._reads < 0 else 0)

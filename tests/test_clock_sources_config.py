@@ -14,6 +14,7 @@ import pytest
 from clock_helpers import PATIENCE_S, refused
 from otel_memoir.clock.options import ConfiguredSource, SourceOptions, configured
 from otel_memoir.clock.sources import (
+    HttpDateSource,
     NtpSource,
     PeerSource,
     pace,
@@ -23,6 +24,7 @@ from otel_memoir.clock.sources import (
     resolve,
 )
 from otel_memoir.errors import ClockError, SettingsError
+from otel_memoir.testing import NtpAnswer, ScriptedNtpServer
 
 # -- text ---------------------------------------------------------------------------
 
@@ -80,6 +82,8 @@ def test_what_is_no_reference_by_nature_never_sets_the_time() -> None:
     """Whatever is said beside it."""
     peers, chosen = PeerSource(), SourceOptions(prefer=True)
     assert configured(peers).options.noselect
+    for source in (PeerSource(options=chosen), HttpDateSource("http://h", options=chosen)):
+        assert source.options == SourceOptions(prefer=True, noselect=True)
     assert configured(ConfiguredSource(peers, chosen)).options == SourceOptions(
         prefer=True, noselect=True
     )
@@ -198,8 +202,25 @@ def test_an_address_needs_no_name_server(names: Names, monkeypatch: pytest.Monke
         assert (endpoint.address, endpoint.family) == (address, family)
 
 
+def test_the_address_that_answered_last_is_asked_first(names: Names) -> None:
+    """The one that did not is only asked again when this one fails."""
+    names.answer.set()
+    with ScriptedNtpServer() as first, ScriptedNtpServer() as second:
+        names.found = [(first.host, first.port), (second.host, second.port)]
+        source = NtpSource("time.test")
+        first.script([NtpAnswer(leap=3)])
+        for _ in range(3):
+            assert source.poll(PATIENCE_S)
+        assert (len(first.questions), len(second.questions)) == (1, 3)
+        second.script([NtpAnswer.kiss("DENY")])
+        for _ in range(2):
+            assert source.poll(PATIENCE_S)
+        assert (len(first.questions), len(second.questions)) == (3, 4)
+        assert not source.failures
+
+
 def test_an_address_that_is_silent_leaves_time_for_the_next(names: Names) -> None:
-    """Half of what is left each; the one that answers is asked first from then on."""
+    """Half of what is left each."""
     names.answer.set()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.3", 0))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clock_helpers import PATIENCE_S, SHORT_S, offset_ns, refused
+from clock_helpers import PATIENCE_S, SHORT_S, Stepping, offset_ns, refused
 from otel_memoir.clock.sources import (
     ChronydSource,
     HttpDateSource,
@@ -24,6 +24,7 @@ from otel_memoir.clock.sources import (
     kernel,
     parse_source,
 )
+from otel_memoir.clock.sources.exchange import Clocks
 from otel_memoir.clock.sources.timex import STA_UNSYNC, TIME_ERROR, TIME_OOP, Timex, read_timex
 from otel_memoir.errors import SettingsError
 from otel_memoir.testing import FakeClock, ScriptedCollector
@@ -136,6 +137,14 @@ def test_a_foreign_answer_is_waited_out() -> None:
         assert ChronydSource(port=server.port).poll(PATIENCE_S)
     with Responder(lambda question: [tracking_answer(question, sequence=1)]) as server:
         assert refused(ChronydSource(port=server.port)).reason == "timeout"
+
+
+def test_a_wall_clock_that_is_set_meanwhile_spoils_chronyds_answer() -> None:
+    """Nobody knows of which of the two clocks it speaks."""
+    with Responder(lambda question: [tracking_answer(question)]) as server:
+        source = ChronydSource(port=server.port, clocks=Clocks(wall=Stepping(5, NS)))
+        assert refused(source, PATIENCE_S).reason == "wall_stepped"
+        assert source.poll(PATIENCE_S)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.05, -0.0123, 1e-9, -3e-7, 16.0, 500.0])

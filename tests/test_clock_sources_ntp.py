@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import calendar
+import socket
 import time
 from collections.abc import Iterator
 
 import ntplib
 import pytest
 
-from clock_helpers import PATIENCE_S, SHORT_S, offset_ns, refused, until
+from clock_helpers import PATIENCE_S, SHORT_S, Stepping, offset_ns, refused, until
 from otel_memoir.clock.options import SourceOptions
 from otel_memoir.clock.sample import ruler_ns
 from otel_memoir.clock.sources import Key, NtpSource
 from otel_memoir.clock.sources import packet as packets
-from otel_memoir.clock.sources.exchange import Clocks
+from otel_memoir.clock.sources.bracket import Bracket, Span
+from otel_memoir.clock.sources.exchange import Clocks, _stamped, _wait
 from otel_memoir.clock.sources.ntp import _Judge
 from otel_memoir.errors import ClockError, SettingsError
 from otel_memoir.testing import NtpAnswer, ScriptedNtpServer
@@ -301,18 +303,6 @@ def test_a_server_that_denies_us_is_never_asked_again(
 # -- clocks -------------------------------------------------------------------------
 
 
-class Stepping:
-    """A wall clock that is set when it has been read a number of times."""
-
-    def __init__(self, reads: int, step_ns: int) -> None:
-        self._reads = reads
-        self._step_ns = step_ns
-
-    def __call__(self) -> int:
-        self._reads -= 1
-        return time.time_ns() + (self._step_ns if self._reads < 0 else 0)
-
-
 @pytest.mark.parametrize("step_ns", [-NS, NS])
 def test_a_wall_clock_that_is_set_meanwhile_spoils_the_exchange(
     server: ScriptedNtpServer, step_ns: int
@@ -348,6 +338,35 @@ def test_a_sample_knows_nothing_of_the_wall_clock(server: ScriptedNtpServer) -> 
     apart_ns = (slow.unix_ns - slow.ruler_ns) - (right.unix_ns - right.ruler_ns)
     assert abs(apart_ns) <= slow.distance_ns + right.distance_ns
     assert slow.ruler_ns < right.ruler_ns < ruler_ns()
+
+
+def test_stamps_of_the_kernel_stand_in_for_our_own() -> None:
+    """On the ruler, where the wall clock ran 1 % faster; one alone serves as well."""
+    span = Span(
+        Bracket(ruler_ns=1_000_000, wall_ns=500_000_000, width_ns=100),
+        Bracket(ruler_ns=2_000_000, wall_ns=501_010_000, width_ns=300),
+    )
+    own = (1_000_100, 1_999_900)
+    both = _stamped("answer", span, own, (500_101_000, 500_909_000), "127.0.0.1")
+    assert (both.sent_ns, both.received_ns, both.kernel_stamps) == (1_100_000, 1_900_000, 2)
+    assert both.error_ns == 10_200
+    for kernel, times in (
+        ((500_101_000, None), (1_100_000, own[1])), ((None, 500_909_000), (own[0], 1_900_000)),
+        ((499_000_000, 500_909_000), (own[0], 1_900_000)),
+        ((500_909_000, 500_101_000), own), ((None, None), own),
+    ):  # fmt: skip
+        one = _stamped("answer", span, own, kernel, "127.0.0.1")
+        assert (one.sent_ns, one.received_ns) == times
+
+
+def test_what_is_ready_at_the_deadline_is_not_taken_any_more() -> None:
+    """Else a flood that is never drained would go on for ever."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.sendto(b"x", sock.getsockname())
+        _wait(sock, time.monotonic() + PATIENCE_S)
+        with pytest.raises(TimeoutError):
+            _wait(sock, time.monotonic())
 
 
 # -- bursts, addresses, names -------------------------------------------------------
