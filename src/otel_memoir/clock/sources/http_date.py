@@ -108,7 +108,7 @@ class HttpDateSource:
             sock.connect(endpoint.sockaddr)
             if self._url.scheme == "https":
                 sock.settimeout(_left_s(deadline_s))
-                context = self._tls or ssl.create_default_context()
+                context = self._tls or tls_context()
                 return context.wrap_socket(sock, server_hostname=self._url.hostname)
         except BaseException:
             sock.close()
@@ -130,6 +130,18 @@ class HttpDateSource:
             return int(email.utils.parsedate_to_datetime(date).timestamp()) * 10**9
         except (ValueError, OverflowError) as error:
             raise ClockError("bad_date", source=self._name, cause=f"Date is {date!r}") from error
+
+
+def tls_context(cafile: str | None = None) -> ssl.SSLContext:
+    """What a server is judged by: the authorities of a file, or the system's.
+
+    As lenient as the OTLP exporters of the same endpoint are: from Python 3.13 on the
+    default refuses certificates that are not to the letter of RFC 5280, as many private
+    authorities issue them, and urllib3 does not.
+    """
+    context = ssl.create_default_context(cafile=cafile)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _split(url: str) -> SplitResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,7 @@ def _source(
         host, port = url.hostname or "127.0.0.1", url.port or chronyd.PORT
         return chronyd.ChronydSource(host, port=port, options=options)
     if kind == "http-date":
-        tls = ssl.create_default_context(cafile=given["cafile"]) if "cafile" in given else None
+        tls = http_date.tls_context(given["cafile"]) if "cafile" in given else None
         url_asked = given.get("url") or endpoint or ""
         return http_date.HttpDateSource(url_asked, tls=tls, options=options)
     return _ntp(url, given, options, key_file)
