@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.context import Context, get_value, set_value
 from opentelemetry.propagators.textmap import Getter, Setter
 
+from otel_memoir.cli import main
 from otel_memoir.clock import Reading
 from otel_memoir.sdk.propagator import HEADER, MemoirPropagator, Peer, peer_of
 from otel_memoir.sdk.stamp_processor import LiveStream
@@ -247,42 +251,69 @@ def test_without_the_propagator_an_event_is_stamped_before_its_cause() -> None:
         play(processes, [("call", 0, 1, MS), ("call", 1, 2, MS)])
 
 
-def through_real_processes(mode: str, rounds: int = 8) -> list[int]:
-    """Pass a request on through processes with clocks of their own; return the stamps."""
-    offsets_ms = (0, 400, -450, 30)
+@dataclass(frozen=True)
+class Chain:
+    """A request that was passed on through processes with clocks of their own.
+
+    Attributes:
+        uids: The events of handling it, in the order in which they happened.
+
+        stamps: Their times.
+
+        spools: Where they are stored.
+    """
+
+    uids: list[str]
+    stamps: list[int]
+    spools: list[Path]
+
+    def listed(self) -> list[str]:
+        """The uids as ``otel-memoir events --order`` lists them."""
+        found = CliRunner().invoke(main, ["events", "--order", "--json", *map(str, self.spools)])
+        return [event["uid"] for event in json.loads(found.stdout)["events"]]
+
+
+def through_real_processes(mode: str, directory: Path, rounds: int = 8) -> Chain:
+    """Pass a request on through four processes, one after the other."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "MEMOIR_"))}
+    chain = Chain([], [], [directory / f"spool{n}" for n in range(4)])
     running = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(offset), mode], env=environ, text=True,
+            [sys.executable, str(PROGRAM), str(offset), mode, str(spool)], env=environ, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        ) for offset in offsets_ms
+        ) for offset, spool in zip((0, 400, -450, 30), chain.spools)
     ]
-    stamps, header = [], "-"
+    header = "-"
     try:
         for process in running * rounds:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(f"{header}\n")
             process.stdin.flush()
-            stamp, header = process.stdout.readline().split(maxsplit=1)
-            stamps.append(int(stamp))
-            header = header.strip()
+            stamp, uid, header = process.stdout.readline().split()
+            chain.stamps.append(int(stamp))
+            chain.uids.append(uid)
     finally:
         for process in running:
             process.communicate(timeout=60)
-    return stamps
+    return chain
 
 
-def test_real_processes_with_wrong_clocks_stamp_a_chain_of_requests_in_its_order() -> None:
-    """Four, 850 ms apart at most and 450 behind at most, through the SDK's own pipeline."""
-    stamps = through_real_processes("merge")
-    assert len(stamps) == 32
-    assert stamps == sorted(set(stamps))
+def test_real_processes_with_wrong_clocks_stamp_a_chain_of_requests_in_its_order(
+    tmp_path: Path
+) -> None:
+    """Four, 850 ms apart at most: live stamps, and those in four spools."""
+    chain = through_real_processes("merge", tmp_path)
+    assert len(chain.stamps) == 32
+    assert chain.stamps == sorted(set(chain.stamps))
+    assert chain.listed() == chain.uids
 
 
-def test_the_same_processes_without_the_propagator_do_not() -> None:
+def test_the_same_processes_without_the_propagator_do_not(tmp_path: Path) -> None:
     """Negative control."""
-    stamps = through_real_processes("ignore")
-    assert stamps != sorted(set(stamps))
+    chain = through_real_processes("ignore", tmp_path)
+    assert chain.stamps != sorted(set(chain.stamps))
+    assert chain.listed() != chain.uids
+    assert sorted(chain.listed()) == sorted(chain.uids)
 
 
 # -- the propagator -----------------------------------------------------------

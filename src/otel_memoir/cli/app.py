@@ -11,6 +11,7 @@ import click
 
 from otel_memoir.cli.demo import run_demo
 from otel_memoir.cli.drain import Drained, drain
+from otel_memoir.cli.events import events_command
 from otel_memoir.cli.places import as_json, directories, spool_dir
 from otel_memoir.cli.quarantine import quarantine
 from otel_memoir.cli.show import print_json, print_status, status_json, totals_json
@@ -159,4 +160,5 @@ def demo(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(run_demo(as_json=as_json))
 
 
+main.add_command(events_command)
 main.add_command(quarantine)

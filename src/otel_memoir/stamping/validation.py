@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from otel_memoir.stamping.event import StampedEvent
@@ -209,11 +209,49 @@ def regressions_of(events: Iterable[StampedEvent]) -> tuple[StampedEvent, ...]:
     lines: dict[tuple[str, int], list[StampedEvent]] = defaultdict(list)
     for event in set(events):
         lines[event.stream, event.epoch].append(event)
-    found = []
-    for _, line in sorted(lines.items()):
-        latest: int | None = None
-        for event in sorted(line, key=lambda e: (e.sequence, e.total_key)):
-            if latest is not None and event.unix_ns <= latest:
-                found.append(event)
-            latest = event.unix_ns if latest is None else max(latest, event.unix_ns)
-    return tuple(found)
+    return tuple(event for _, line in sorted(lines.items()) for event in _regressions(line))
+
+
+def _regressions(line: list[StampedEvent]) -> Iterator[StampedEvent]:
+    """As ``regressions_of``, for one epoch. Two records with one number say nothing of time."""
+    latest_ns = min(event.unix_ns for event in line) - 1
+    line.sort(key=lambda event: (event.sequence, event.total_key))
+    for _, same in groupby(line, key=lambda event: event.sequence):
+        events = list(same)
+        yield from [event for event in events if event.unix_ns <= latest_ns]
+        latest_ns = max(latest_ns, *(event.unix_ns for event in events))
+
+
+def explain(
+    gaps: Iterable[Gap], told: Iterable[tuple[Gap, str]]
+) -> tuple[tuple[Gap, str], ...]:
+    """Say of each part of some gaps why it is missing.
+
+    Args:
+        gaps: What is missing.
+
+        told: Ranges of which somebody has told why they are missing.
+
+    Returns:
+        The gaps, cut where the reason changes, each with it; empty where nobody told.
+    """
+    reasons: dict[tuple[str, int], list[tuple[Gap, str]]] = defaultdict(list)
+    for gap, cause in sorted(set(told)):
+        reasons[gap.stream, gap.epoch].append((gap, cause))
+    return tuple(
+        part for gap in gaps for part in _cut(gap, reasons.get((gap.stream, gap.epoch), ()))
+    )
+
+
+def _cut(gap: Gap, told: Iterable[tuple[Gap, str]]) -> Iterator[tuple[Gap, str]]:
+    next_ = gap.first
+    for reason, cause in told:
+        first, last = max(next_, reason.first), min(gap.last, reason.last)
+        if first > last:
+            continue
+        if first > next_:
+            yield gap._replace(first=next_, last=first - 1), ""
+        yield gap._replace(first=first, last=last), cause
+        next_ = last + 1
+    if next_ <= gap.last:
+        yield gap._replace(first=next_), ""
