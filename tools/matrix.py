@@ -20,7 +20,8 @@ OLDEST_SDK = ("opentelemetry-sdk==1.40.0", "opentelemetry-api==1.40.0",
 TOOLS = ("blockbuster", "pytest", "pytest-timeout", "hypothesis", "cryptography")
 QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
-         "outcome", "backoff", "house")
+         "outcome", "backoff", "house", "events_model", "events_forms", "events_content",
+         "events_versions", "events_lost_updates", "hlc", "order", "stamp_processor")
 
 
 def interpreter(version: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from otel_memoir.clock import Clock, SystemClock
+    from otel_memoir.events import MemoryEvent
     from otel_memoir.sdk import (
         DurableLogExporter,
         DurableLogRecordProcessor,
@@ -20,6 +21,7 @@ else:
         "Clock": "clock",
         "DurableLogExporter": "sdk",
         "DurableLogRecordProcessor": "sdk",
+        "MemoryEvent": "events",
         "Settings": "settings",
         "SpoolStatus": "spool",
         "StampLogRecordProcessor": "sdk",
@@ -39,6 +41,7 @@ __all__ = [
     "Clock",
     "DurableLogExporter",
     "DurableLogRecordProcessor",
+    "MemoryEvent",
     "Settings",
     "SpoolStatus",
     "StampLogRecordProcessor",

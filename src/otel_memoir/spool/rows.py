@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_memoir.errors import SpoolCorruptError
-from otel_memoir.spool.file import envelope_of, unpack
+from otel_memoir.spool.checked import envelope_of, unpack
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.model import State, Stream
 from otel_memoir.spool.quarantine import said_in_words
