@@ -199,6 +199,43 @@ class Settings:
         env="MEMOIR_SHUTDOWN_TIMEOUT", unit="s", least=0.0,
     )
 
+    clock_mode: Literal["observe", "correct", "system"] = _setting(
+        "observe",
+        "`observe`: records carry the system clock's time and how far true time can be from it. "
+        "`correct`: they carry the estimate of true time. `system`: the system clock alone.",
+        env="MEMOIR_CLOCK_MODE",
+        danger="`correct` on some processes of a host only puts their records in another order.",
+    )
+    clock_sources: str = _setting(
+        "system,chronyd",
+        "Whom to ask for the time, separated by commas: `system`, `chronyd`, `ntp://HOST`, "
+        "`http-date`; options follow a question mark, as in `ntp://HOST?prefer`.",
+        env="MEMOIR_CLOCK_SOURCES",
+        danger="Fewer than four NTP servers cannot outvote one that lies.",
+    )
+    clock_dir: str | None = _setting(
+        None,
+        "Where the processes of a host share one calibration and keep its drift; the default is "
+        "the user's state directory.",
+        env="MEMOIR_CLOCK_DIR",
+    )
+    clock_sources_min: int = _setting(
+        1, "Least sources that must agree.", env="MEMOIR_CLOCK_SOURCES_MIN", least=1
+    )
+    clock_distance_min_s: float = _setting(
+        0.001, "Least distance from true time that a source is taken to have.",
+        env="MEMOIR_CLOCK_DISTANCE_MIN", unit="s", least=0.0,
+        danger="Near 0, honest servers on a fast network contradict each other.",
+    )
+    clock_distance_max_s: float = _setting(
+        1.0, "A source that is further from true time has no vote.",
+        env="MEMOIR_CLOCK_DISTANCE_MAX", unit="s", least=0.0,
+    )
+    clock_bound_max_s: float = _setting(
+        1.0, "A wider bound than this is marked on the record (`wide`).",
+        env="MEMOIR_CLOCK_BOUND_MAX", unit="s", least=0.0,
+    )
+
     def __post_init__(self) -> None:
         for name, field in self.__dataclass_fields__.items():
             _check(name, getattr(self, name), field.metadata, _hints()[name])
