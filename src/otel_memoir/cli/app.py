@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from otel_memoir.cli.clock import clock
 from otel_memoir.cli.demo import run_demo
 from otel_memoir.cli.drain import Drained, drain
 from otel_memoir.cli.events import events_command
@@ -161,4 +162,5 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
 
 main.add_command(events_command)
+main.add_command(clock)
 main.add_command(quarantine)
