@@ -30,10 +30,13 @@ from opentelemetry.sdk._logs.export import (
     BatchLogRecordProcessor,
 )
 
-from otel_memoir.clock import SystemClock
+from otel_memoir.clock import Clock, SynchronizedClock, SystemClock
+from otel_memoir.clock.options import ConfiguredSource
+from otel_memoir.clock.sources.kernel import SystemClockSource
 from otel_memoir.delivery.encoding import StampTemplate
 from otel_memoir.sdk import DurableLogRecordProcessor
 from otel_memoir.spool import Draft, Stream
+from otel_memoir.spool.model import Stamper
 from otel_memoir.stamping import new_uid, stream_stamper
 
 # -- 4: many emitters -------------------------------------------------------------
@@ -166,25 +169,42 @@ async def _lags_ms(processor: LogRecordProcessor, count: int) -> list[float]:
 
 def stamps(scale: Scale) -> list[Row]:
     """Taking a stamp as ``append`` does, under its lock, and its parts."""
-    template = StampTemplate(new_uid(), 3)
-    stamper = stream_stamper(
-        Stream(new_uid(), 3), clock=SystemClock(), make_suffix=lambda _: template.suffix
-    )
-    draft, clock = Draft(b"", b"", 9, new_uid(), False), SystemClock()
-    works: dict[str, Callable[[], object]] = {
-        "reading the clock": clock.read,
-        "taking a stamp (under the lock)": partial(stamper, draft, 100_000),
-        "making an id (before the lock)": new_uid,
-    }
+    draft = Draft(b"", b"", 9, new_uid(), False)
+    works: dict[str, Callable[[], object]] = {"making an id (before the lock)": new_uid}
+    clocks = _clocks()
+    for name, clock in clocks.items():
+        works[f"reading the clock, {name}"] = clock.read
+        works[f"taking a stamp (under the lock), {name}"] = partial(_stamper(clock), draft, 100_000)
     rounds = [(_ns(time.time_ns), {name: _ns(work) for name, work in works.items()})
               for _ in range(40 * scale.rounds)]
     base = statistics.median(base for base, _ in rounds)
+    for clock in clocks.values():
+        if isinstance(clock, SynchronizedClock):
+            clock.close()
     return [
         row(name, f"{statistics.median(of[name] for _, of in rounds):.0f} ns",
             f"{base:.0f} ns `time.time_ns()`", [of[name] / base for base, of in rounds],
             "<= 12" if "stamp" in name else "")
         for name in works
     ]
+
+
+def _clocks() -> dict[str, Clock]:
+    """The clocks that can be chosen, calibrated: their sources do not matter to a reading."""
+    local = ConfiguredSource(SystemClockSource(unknown_ns=5_000_000))
+    found: dict[str, Clock] = {"system": SystemClock()}
+    for mode in ("observe", "correct"):
+        clock = SynchronizedClock(sources=[local], mode=mode)  # type: ignore[arg-type]
+        assert clock.wait_synced(PATIENCE_S)
+        found[f"synchronized, {mode}"] = clock
+    return found
+
+
+def _stamper(clock: Clock) -> Stamper:
+    template = StampTemplate(new_uid(), 3)
+    return stream_stamper(
+        Stream(new_uid(), 3), clock=clock, make_suffix=lambda _: template.suffix
+    )
 
 
 def _ns(work: Callable[[], object], count: int = 500) -> float:
