@@ -10,8 +10,9 @@ from clock_host import MS, NOW_NS, S
 from otel_memoir.clock.discipline import Discipline, DisciplineOptions
 from otel_memoir.clock.drift import PPM, Drift
 from otel_memoir.clock.line import (
-    NOTHING,
+    OBSERVED_NOTHING,
     SEGMENT_NS,
+    SERVED_NOTHING,
     SHIFT,
     TOLERANCE_NS,
     Line,
@@ -168,7 +169,7 @@ def test_a_segment_says_what_its_line_says_with_a_bound_that_is_no_less(
     line: Line, at_ns: int, later_ns: int, wall_off_ns: int
 ) -> None:
     """To the nanosecond of rounding, up to its end."""
-    begin, unix, rate, bound, until, _ = served_segment(line, at_ns, 0)
+    until, _, bound, begin, unix, rate = served_segment(line, at_ns, 0)
     if until < 0:
         assert served(line, at_ns)[0] == line.floor_ns
         return
@@ -179,14 +180,14 @@ def test_a_segment_says_what_its_line_says_with_a_bound_that_is_no_less(
     assert bound >= expected[1] - 4
 
     wall_ns = NOW_NS + at_ns + wall_off_ns
-    _, _, _, bound, until, least = observed_segment(line, at_ns, wall_ns)
+    until, least, bound = observed_segment(line, at_ns, wall_ns)
     for moved_ns in (least + read_ns, least + read_ns + 2 * TOLERANCE_NS):
         assert bound >= observed(line, read_ns, moved_ns)[1]
 
 
 def test_nothing_is_over_before_it_begins() -> None:
     """What a clock has before its first line."""
-    assert NOTHING[4] < 0
+    assert OBSERVED_NOTHING[0] == SERVED_NOTHING[0] < 0
 
 
 def test_options_are_values() -> None:

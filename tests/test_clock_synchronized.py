@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import threading
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clock_host import MS, NOW_NS, Host, S, Told
-from otel_memoir.clock import SynchronizedClock, SystemClock, synchronized
+from otel_memoir.clock import SynchronizedClock, SystemClock, calibrator, shared_clock, synchronized
 from otel_memoir.clock.calibration import CalibrationOptions
-from otel_memoir.clock.host_state import is_led, read_state
+from otel_memoir.clock.host_state import Leadership, is_led, read_state
 from otel_memoir.clock.options import ConfiguredSource, SourceOptions
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Stream
@@ -91,6 +93,23 @@ def test_closing_waits_no_longer_than_it_is_told(make: Any) -> None:
     assert clock._thread.daemon
     release.set()
     assert not clock.wait_synced(0.0)
+
+
+def test_the_first_reading_on_an_event_loop_blocks_nothing(tmp_path: Path) -> None:
+    """blockbuster, which ``langgraph dev`` runs, raises where a loop's thread blocks."""
+
+    async def read() -> SynchronizedClock:
+        clock = SynchronizedClock(sources=["system?unknown_ms=5"], directory=tmp_path)
+        with blockbuster_ctx():
+            clock.read()
+            clock.snapshot()
+            clock._look_after_ns = 0
+            clock.read()
+        return clock
+
+    clock = asyncio.run(read())
+    assert clock.wait_synced(PATIENCE_S)
+    clock.close(PATIENCE_S)
 
 
 @pytest.mark.parametrize("wrong", [RuntimeError("broken"), KeyError("x"), ValueError()])
@@ -307,6 +326,16 @@ def test_waiting_for_a_bound_waits_for_that(make: Any) -> None:
     assert not clock.wait_synced(0.05, bound_ns=MS // 10)
 
 
+def test_one_clock_serves_all_who_stamp_with_the_same_settings(tmp_path: Path) -> None:
+    """And `system` needs none."""
+    settings = Settings(clock_dir=str(tmp_path))
+    assert shared_clock(settings) is shared_clock(Settings(clock_dir=str(tmp_path)))
+    other = shared_clock(Settings(clock_dir=str(tmp_path), clock_mode="correct"))
+    assert other is not shared_clock(settings)
+    assert isinstance(shared_clock(Settings(clock_mode="system")), SystemClock)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_system_clock_says_the_same_of_itself() -> None:
     """Stampers ask any clock."""
     clock = SystemClock()
@@ -367,7 +396,7 @@ def test_a_fork_child_reads_on_and_calibrates_by_itself(hooked: bool, make: Any)
 
     def work() -> object:
         if not hooked:
-            clock._segment, clock._look_after_ns = synchronized.NOTHING, 0
+            clock._segment, clock._look_after_ns = clock._nothing, 0
         bound_ns = clock.read()[1]
         alive = clock._thread is not None and clock._thread.is_alive()
         return bound_ns is not None, alive, clock.wait_synced(PATIENCE_S)
@@ -375,10 +404,10 @@ def test_a_fork_child_reads_on_and_calibrates_by_itself(hooked: bool, make: Any)
     assert in_child(work) == "(True, True, True)"
 
 
-def test_a_fork_child_follows_its_parent_and_takes_over_when_that_lets_go(
+def test_a_fork_child_follows_its_parent_which_goes_on_leading(
     tmp_path: Path, make: Any
 ) -> None:
-    """The lock stays the parent's."""
+    """The child has closed the lock, not released it."""
     clock = make(Told(), directory=tmp_path)
     assert clock.wait_synced(PATIENCE_S)
     assert clock.snapshot().role == "leader"
@@ -389,7 +418,8 @@ def test_a_fork_child_follows_its_parent_and_takes_over_when_that_lets_go(
         return clock.snapshot().leader_pid == os.getppid(), clock.read()[1] is not None
 
     assert in_child(work) == "(True, True)"
-    assert not make(Told(), directory=tmp_path)._calibrator._leads()
+    assert is_led(tmp_path)
+    assert not Leadership(tmp_path).take()
 
 
 def test_processes_of_a_host_share_one_line(tmp_path: Path, make: Any) -> None:
@@ -427,7 +457,9 @@ def test_who_takes_over_goes_on_with_the_line_and_the_drift(tmp_path: Path) -> N
     assert abs(again.read()[0] - reading[0]) < MS
 
 
-def test_after_a_reboot_the_drift_is_a_hint_and_no_time_is_below_the_last(tmp_path: Path) -> None:
+def test_after_a_reboot_the_drift_is_a_hint_and_no_time_is_below_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ruler is another one: its readings mean nothing any more."""
     host = Host(rate=50e-6)
     clock = in_virtual_time(host, "correct", Told(host=host))
@@ -439,12 +471,42 @@ def test_after_a_reboot_the_drift_is_a_hint_and_no_time_is_below_the_last(tmp_pa
     clock.close()
     rebooted = in_virtual_time(host, "correct", Told(host=host))
     rebooted._calibrator._directory = tmp_path
-    rebooted._calibrator._ruler = "another boot"
+    monkeypatch.setattr(calibrator, "ruler_identity", lambda: "another boot")
     host.true_ns -= 300 * MS
     rebooted._turn()
     assert rebooted.snapshot().drift_error_ppm == pytest.approx(500)
     assert rebooted.snapshot().drift_ppm == pytest.approx(-50, abs=2)
     assert rebooted.read()[0] >= last_ns
+
+
+def test_a_leader_that_has_stopped_is_in_holdover_to_its_followers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the lock and says nothing: the line of long ago is all there is."""
+    host = Host()
+    leader = in_virtual_time(host, "observe", Told(host=host))
+    leader._calibrator._directory = tmp_path
+    leader._turn()
+    follower = in_virtual_time(host, "observe", Told(host=host))
+    follower._calibrator._directory = tmp_path
+    monkeypatch.setattr(follower._calibrator, "_leads", lambda: False)
+    follower._turn()
+    assert (follower.status, follower.snapshot().role) == ("", "follower")
+    host.advance(5000 * S)
+    follower._turn()
+    assert follower.status == "holdover"
+    assert follower.read()[1] > S
+
+
+def test_where_nobody_tells_boots_apart_nothing_is_shared(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has no boot id in a file: readings of an earlier boot would be believed."""
+    monkeypatch.setattr(calibrator, "ruler_identity", lambda: "")
+    clock = make(Told(), directory=tmp_path)
+    assert clock.wait_synced(PATIENCE_S)
+    assert clock.snapshot().role == "alone"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_state_costs_only_what_was_in_it(tmp_path: Path, make: Any) -> None:

@@ -5,7 +5,11 @@ What it refuses: to know anything about OpenTelemetry, and to be used for durati
 """
 
 from otel_memoir.clock.sample import Sample, Source, ruler_ns
+from otel_memoir.clock.shared import shared_clock
 from otel_memoir.clock.synchronized import SynchronizedClock
 from otel_memoir.clock.system import Clock, Reading, SystemClock
 
-__all__ = ["Clock", "Reading", "Sample", "Source", "SynchronizedClock", "SystemClock", "ruler_ns"]
+__all__ = [
+    "Clock", "Reading", "Sample", "Source", "SynchronizedClock", "SystemClock", "ruler_ns",
+    "shared_clock",
+]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from otel_memoir.clock.discipline import Discipline, DisciplineOptions
 from otel_memoir.clock.drift import WANDER, Drift, DriftMeter, Point
 from otel_memoir.clock.filter import Estimate, Register
-from otel_memoir.clock.line import Line
+from otel_memoir.clock.line import Line, truth
 from otel_memoir.clock.options import SourceOptions
 from otel_memoir.clock.sample import Sample
 from otel_memoir.clock.selection import Candidate, Selection, SelectionOptions, select
@@ -234,4 +234,4 @@ class Calibration:
         age_ns = self.holdover_ns(ruler_ns)
         if self.problem or age_ns is None or age_ns > self.options.holdover_ns:
             return "holdover"
-        return "wide" if line.bound_ns > self.options.bound_max_ns else ""
+        return "wide" if truth(line, ruler_ns)[1] > self.options.bound_max_ns else ""

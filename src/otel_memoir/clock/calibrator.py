@@ -33,8 +33,9 @@ class Calibrator:
         self._plan = plan
         self._read_clocks = read_clocks
         self._directory = plan.directory
-        self._leadership = Leadership(plan.directory) if plan.directory else None
-        self._ruler = ruler_identity()
+        self._leadership: Leadership | None = None
+        self._ruler = ""
+        self._has_begun = False
         self._before: Readings | None = None
         self._steps = {"wall_forward": 0, "wall_back": 0, "suspended": 0}
         self._leader: Leader | None = None
@@ -47,6 +48,8 @@ class Calibrator:
         Args:
             stopping: Whether to end early.
         """
+        if not self._has_begun:
+            self._begin()
         now, jumped = self._look()
         if self._leader is None and self._leads():
             self._leader = self._take_over(now)
@@ -82,6 +85,15 @@ class Calibrator:
         if leader is not None:
             self._followed = leader.state()
             self._line = self._followed.line
+
+    def _begin(self) -> None:
+        """Open what a constructor must not."""
+        self._ruler, self._has_begun = ruler_identity(), True
+        # Where nobody tells boots apart (macOS), a reading means nothing to another process.
+        if not self._ruler:
+            self._directory = None
+        if self._directory is not None:
+            self._leadership = Leadership(self._directory)
 
     def _look(self) -> tuple[Readings, Jumps]:
         now = self._read_clocks()
@@ -126,7 +138,7 @@ class Calibrator:
         if line is not None and (self._line is None or state != self._followed):
             self._line = self._at_least_served(line, state.epoch, now)
         self._followed = state
-        status = state.status if self._line else "uncalibrated"
+        status = self._status(state, now)
         snapshot = ClockSnapshot.from_dict({
             "taken_unix_ns": now.wall_ns, **state.snapshot, "mode": self._plan.mode,
             "role": "follower", "status": status,
@@ -135,6 +147,14 @@ class Calibrator:
         return Found(self._line, state.epoch, status, at(
             snapshot, self._line, ruler_ns=now.ruler_ns, wall_ns=now.wall_ns
         ))
+
+    def _status(self, state: HostState, now: Readings) -> str:
+        """The leader's, unless that cannot be or has not written for long."""
+        line, options = self._line, self._plan.options
+        if line is None:
+            return "uncalibrated"
+        is_old = now.ruler_ns - line.ruler_ns > options.holdover_ns
+        return state.status or ("holdover" if is_old else "")
 
     def _at_least_served(self, line: Line, epoch: int, now: Readings) -> Line:
         """Another's line, but never below what this process served in the same epoch."""

@@ -162,7 +162,8 @@ class Leadership:
             OSError: The directory cannot be used.
         """
         if self._descriptor is None:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self._directory.parent, self._directory):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = _locked(self._directory / LOCK_NAME)
         return self.held
 
@@ -202,16 +203,15 @@ def _locked(path: Path) -> int | None:
 
 
 def ruler_identity() -> str:
-    """Which ruler this process reads: its boot, and its time namespace."""
+    """Which ruler this process reads: its boot, and its time namespace; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        boot = ""
+        return ""
     try:
-        namespace = os.readlink("/proc/self/ns/time")
-    except OSError:
-        namespace = ""
-    return f"{boot} {namespace}".strip()
+        return f"{boot} {os.readlink('/proc/self/ns/time')}"
+    except OSError:  # before Linux 5.6 there is one for all
+        return boot
 
 
 def state_directory() -> Path:

@@ -92,22 +92,26 @@ def ahead_left(line: Line, ruler_ns: int) -> int:
     return min(0, line.ahead_ns + slewed_ns)
 
 
-Segment = tuple[int, int, int, int, int, int]
+Segment = tuple[int, ...]
 """What a reading needs of a line for the next moment; a plain tuple, because unpacking a
-named one takes 60 ns more:
+named one takes 60 ns more. Both begin with
+
+- ``until_ns``: beyond this reading of the ruler the line has to be asked;
+- ``least_ns``: the wall clock is further than this ahead of the ruler, when observed, or of
+  the reading, when served, and by less than twice the tolerance; else something jumped;
+- ``bound_ns``: how far true time can be from a reading, to the end of the segment: one
+  value for many readings, which need not encode it each time;
+
+and one for served time goes on with
 
 - ``ruler_ns``: where on the ruler it begins;
 - ``unix_ns``: the reading there;
-- ``rate``: what the reading gains on the ruler, in units of 2**-32;
-- ``bound_ns``: how far true time can be from a reading, to the end of the segment: one
-  value for many readings, which need not encode it each time;
-- ``until_ns``: beyond this reading of the ruler the line has to be asked;
-- ``least_ns``: the wall clock is further than this ahead of the ruler, when observed, or of
-  the reading, when served, and by less than twice the tolerance; else something jumped.
+- ``rate``: what the reading gains on the ruler, in units of 2**-32.
 """
 
-NOTHING: Segment = (0, 0, 0, 0, -1, 0)
-"""Is over before it begins."""
+OBSERVED_NOTHING: Segment = (-1, 0, 0)
+SERVED_NOTHING: Segment = (-1, 0, 0, 0, 0, 0)
+"""Are over before they begin."""
 
 SEGMENT_NS = 250_000_000
 TOLERANCE_NS = 50_000
@@ -123,8 +127,8 @@ def observed_segment(line: Line, ruler_ns: int, wall_ns: int) -> Segment:
     bound_ns = observed(line, ruler_ns, wall_ns)[1]
     more_ns = SEGMENT_NS * (abs(line.rate) + line.doubt) >> SHIFT
     return (
-        ruler_ns, wall_ns, 0, bound_ns + more_ns + TOLERANCE_NS + _ROUNDING_NS,
         ruler_ns + SEGMENT_NS, wall_ns - ruler_ns - TOLERANCE_NS,
+        bound_ns + more_ns + TOLERANCE_NS + _ROUNDING_NS,
     )
 
 
@@ -133,11 +137,11 @@ def served_segment(line: Line, ruler_ns: int, wall_ns: int) -> Segment:
     reading_ns, bound_ns = served(line, ruler_ns)
     left_ns = ahead_left(line, ruler_ns)
     if reading_ns > truth(line, ruler_ns)[0] + left_ns:
-        return NOTHING
+        return SERVED_NOTHING
     slew = line.slew if left_ns < 0 else -line.slew if left_ns else 0
     lasts_ns = min(SEGMENT_NS, (abs(left_ns) << SHIFT) // abs(slew)) if slew else SEGMENT_NS
     more_ns = lasts_ns * line.doubt >> SHIFT
     return (
-        ruler_ns, reading_ns, line.rate + slew, bound_ns + more_ns + _ROUNDING_NS,
         ruler_ns + lasts_ns, line.wall_ahead_ns - left_ns - JUMP_NS,
+        bound_ns + more_ns + _ROUNDING_NS, ruler_ns, reading_ns, line.rate + slew,
     )

@@ -21,7 +21,8 @@ from otel_memoir.clock.configured import ClockMode, Given, plan
 from otel_memoir.clock.leader import Found
 from otel_memoir.clock.line import (
     JUMP_NS,
-    NOTHING,
+    OBSERVED_NOTHING,
+    SERVED_NOTHING,
     SHIFT,
     TOLERANCE_NS,
     Line,
@@ -95,14 +96,15 @@ class SynchronizedClock:
         self._ruler = ruler or partial(time.clock_gettime_ns, RULER)
         self._wall = wall
         self._line: Line | None = None
-        self._segment = NOTHING
+        self._segment = self._nothing = OBSERVED_NOTHING
         self._look_after_ns = 0
         self._found: Found | None = None
         self.status = "uncalibrated"
         self.epoch = 0
         self._cut = observed_segment
         if self.mode == "correct":
-            self._cut = served_segment
+            self._cut, self._nothing = served_segment, SERVED_NOTHING
+            self._segment = self._nothing
             self.read = self._read_corrected  # type: ignore[method-assign]
         self._calibrator = Calibrator(told, partial(read_clocks, self._ruler, self._wall))
         self._start_anew()
@@ -123,7 +125,7 @@ class SynchronizedClock:
 
         There is a moment during the call at which true time was that near.
         """
-        _, _, _, bound, until, least = self._segment
+        until, least, bound = self._segment
         wall_ns = self._wall()
         ruler_ns = self._ruler()
         # In this form, because each chained comparison of long integers takes 30 ns more.
@@ -137,7 +139,7 @@ class SynchronizedClock:
 
         The wall clock is read to see what the ruler does not: a machine that was suspended.
         """
-        begin, unix, rate, bound, until, least = self._segment
+        until, least, bound, begin, unix, rate = self._segment
         wall_ns = self._wall()
         ruler_ns = self._ruler()
         passed = ruler_ns - begin
@@ -284,4 +286,4 @@ class SynchronizedClock:
             self._calibrator.forget()
         except Exception as error:  # noqa: BLE001 - a fork must not fail for a clock
             complaints.say("clock", f"cannot let go of the parent's clock: {error!r}")
-        self._segment, self._look_after_ns = NOTHING, 0
+        self._segment, self._look_after_ns = self._nothing, 0
