@@ -21,6 +21,11 @@ _HINT = (
 )
 _WHILE = ", while fewer than half of the sources lie"
 
+_LEGEND = (
+    "\noffset: the system clock, less what the source says. distance: how far true time can be "
+    "from that\nunless the source lies. reach: answers to the last eight polls."
+)
+
 _MEANING = {
     "uncalibrated": "No source has said what time it is.",
     "holdover": "No source answers any more: the bound grows.",
@@ -62,8 +67,8 @@ def _print(seen: Seen) -> None:
         click.echo(line)
     click.echo("")
     print_table(_HEADS, [_row(source, snapshot) for source in snapshot.sources])
-    if not snapshot.sources:
-        click.echo("No source is configured: set MEMOIR_CLOCK_SOURCES.")
+    click.echo(_LEGEND if snapshot.sources else
+               "No source is configured: set MEMOIR_CLOCK_SOURCES.")
 
 
 def _who(seen: Seen) -> str:
