@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from chrony import FAKETIME, needs_faketime
 from host_programs.hosting import TIMEOUT_S, assert_accounted, drain, hosted, names, program
 from otel_memoir.testing import ScriptedCollector
 
@@ -39,14 +38,9 @@ def live_and_die(
     """
     emitted: list[str] = []
     for life, step_s in enumerate(STEPS_S):
-        command = program("stamping.py", f"life{life}", *arguments)
-        clock = {
-            "LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{step_s:+d}s",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "MEMOIR_DURABILITY": durability,
-            "NO_FAKE_STAT": "1",  # else Python compiles every module anew
-        }
-        name = f"life{life}.{ENOUGH}"
-        with hosted(command, tmp_path, collector.endpoint, **clock) as host:
+        command = program("stamping.py", f"life{life}", str(step_s), *arguments)
+        name, given = f"life{life}.{ENOUGH}", {"MEMOIR_DURABILITY": durability}
+        with hosted(command, tmp_path, collector.endpoint, **given) as host:
             assert collector.wait_for(lambda c, name=name: name in names(c.delivered), TIMEOUT_S)
             assert host.end(signal.SIGKILL) == -signal.SIGKILL
             emitted += host.emitted
@@ -91,7 +85,6 @@ def regressions(records: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.slow
-@needs_faketime
 @pytest.mark.parametrize("durability", ["power", "process", "batch"])
 def test_no_kill_and_no_step_of_the_clock_breaks_a_stream(
     durability: str, collector: ScriptedCollector, tmp_path: Path
@@ -118,7 +111,6 @@ def test_no_kill_and_no_step_of_the_clock_breaks_a_stream(
 
 
 @pytest.mark.slow
-@needs_faketime
 def test_lives_that_do_not_care_what_was_stamped_before_go_back_in_time(
     collector: ScriptedCollector, tmp_path: Path
 ) -> None:
