@@ -19,6 +19,14 @@ TOOL = Path(__file__).resolve().parent.parent / "tools" / "collector.py"
 FIND_TIMEOUT_S = 17 * 60
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where the processes of the tests share a clock: not with those of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_hybrid_clock() -> None:
     """What a test's clock pushed into the future must not be the past of the next one."""

@@ -18,9 +18,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.context import Context, get_value, set_value
 from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_memoir.cli import main
 from otel_memoir.clock import Reading
+from otel_memoir.observe import observe_hybrid
 from otel_memoir.sdk.propagator import HEADER, MemoirPropagator, Peer, peer_of
 from otel_memoir.sdk.stamp_processor import LiveStream
 from otel_memoir.stamping.hlc import MALFORMED, OFFSET_MAX_NS, TOO_FAR, HybridClock
@@ -506,3 +509,27 @@ def test_opentelemetry_finds_it_by_name_whatever_is_imported_first(
         PYTHONPATH=os.pathsep.join([entry_point, os.environ.get("PYTHONPATH", "")]),
         OTEL_PROPAGATORS="tracecontext,baggage,memoir",
     ) == [HEADER, "1"]
+
+
+def test_metrics_say_what_peers_did() -> None:
+    """The lead, and how many of their times were taken and refused, by reason."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    hybrid = HybridClock(clock=Shifted())
+    observe_hybrid(hybrid, provider)
+    observe_hybrid(hybrid, provider)  # twice is once
+    hybrid.merge(NOON + 400 * MS, 0, NOON)
+    hybrid.merge(2 * NOON, 0, NOON)
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    assert data is not None
+    found = {
+        metric.name: [(dict(p.attributes), p.value) for p in metric.data.data_points]
+        for resource in data.resource_metrics for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert found["memoir.stamp.lead"] == [({}, pytest.approx(0.4))]
+    assert found["memoir.peer.merged"] == [({}, 1)]
+    assert sorted((a["error.type"], n) for a, n in found["memoir.peer.refused"]) == [
+        ("malformed", 0), ("too_far", 1),
+    ]

@@ -1,4 +1,4 @@
-"""Observing ourselves: numbers about the spool and its delivery.
+"""Observing ourselves: numbers about the spool, its delivery, the clock and its stamps.
 
 What it is for: an operator sees what waits, how old it is and what became of the rest,
 in the metrics that the application exports anyway.
@@ -9,6 +9,8 @@ a record once, on its final outcome. What it refuses: to count by anything that 
 with the data (names, ids).
 """
 
+from otel_memoir.observe.clock_metrics import observe_clock
+from otel_memoir.observe.hybrid_metrics import observe_hybrid
 from otel_memoir.observe.metrics import Observed, observe
 
-__all__ = ["Observed", "observe"]
+__all__ = ["Observed", "observe", "observe_clock", "observe_hybrid"]

@@ -7,7 +7,8 @@ a snapshot is an attribute look-up: reading the clock costs nothing more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from opentelemetry.metrics import (
     CallbackOptions,
@@ -19,9 +20,11 @@ from opentelemetry.metrics import (
 
 from otel_memoir.clock.snapshot import ClockSnapshot, SourceView
 from otel_memoir.diagnostics import complaints
-from otel_memoir.observe.metrics import SCOPE
+from otel_memoir.observe.metrics import SCOPE, guarded
 
 Seen = Iterable[tuple[float, dict[str, str]]]
+
+_observed: WeakSet[ObservedClock] = WeakSet()
 
 _TAKEN = ("selected", "survivor", "outlier")
 
@@ -34,12 +37,16 @@ class ObservedClock(Protocol):
         ...
 
 
-def observe_clock(clock: ObservedClock, provider: MeterProvider | None = None) -> None:
-    """Register the instruments. Called once for each clock; costs nothing without an SDK.
+def observe_clock(clock: Any, provider: MeterProvider | None = None) -> None:
+    """Register the instruments, once for each clock; costs nothing without an SDK.
 
-    Never raises: the provider is the application's.
+    Never raises: the provider is the application's. A clock that cannot be asked, such as
+    the system's, is not observed.
     """
     try:
+        if not hasattr(clock, "snapshot") or clock in _observed:
+            return
+        _observed.add(clock)
         meter = (provider or get_meter_provider()).get_meter(SCOPE)
         for name, unit, about, look in _GAUGES:
             meter.create_observable_gauge(
@@ -148,11 +155,6 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[ClockSnapshot], Seen]], ...] = (
 def _guarded(
     clock: ObservedClock, look: Callable[[ClockSnapshot], Seen]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def callback(_: CallbackOptions) -> Iterable[Observation]:
-        try:
-            return [Observation(value, about) for value, about in look(clock.snapshot())]
-        except Exception as error:  # noqa: BLE001 - a metric must not harm the host (promise 6)
-            complaints.say("clock metrics", f"cannot observe the clock: {error!r}")
-            return []
-
-    return callback
+    return guarded(
+        "clock", lambda: [Observation(value, about) for value, about in look(clock.snapshot())]
+    )

@@ -50,30 +50,30 @@ def _register(observed: Observed, provider: MeterProvider | None) -> None:
     meter.create_observable_up_down_counter(
         "otel.sdk.processor.log.queue.size", unit="{log_record}",
         description="Records that wait on disk.",
-        callbacks=[_guarded(lambda: [_one(observed.status().totals.pending)])],
+        callbacks=[guarded("spool", lambda: [_one(observed.status().totals.pending)])],
     )
     meter.create_observable_counter(
         "otel.sdk.exporter.log.exported", unit="{log_record}",
         description="Records whose final outcome is known.",
-        callbacks=[_guarded(lambda: _exported(observed))],
+        callbacks=[guarded("spool", lambda: _exported(observed))],
     )
     meter.create_observable_counter(
         "memoir.delivery.attempts", unit="{request}", description="Requests by answer.",
-        callbacks=[_guarded(lambda: [_one(n, {"memoir.answer": code})
+        callbacks=[guarded("spool", lambda: [_one(n, {"memoir.answer": code})
                                      for code, n in observed.attempts().items()])],
     )
     meter.create_observable_counter(
         "memoir.spool.refused", unit="{log_record}", description="Records that were not accepted.",
-        callbacks=[_guarded(lambda: [_one(n, {"error.type": reason})
+        callbacks=[guarded("spool", lambda: [_one(n, {"error.type": reason})
                                      for reason, n in observed.status().totals.refused.items()])],
     )
     meter.create_observable_gauge(
         "memoir.spool.oldest_pending_age", unit="s", description="Age of the oldest that waits.",
-        callbacks=[_guarded(lambda: [_one(observed.status().oldest_pending_age_s)])],
+        callbacks=[guarded("spool", lambda: [_one(observed.status().oldest_pending_age_s)])],
     )
     meter.create_observable_gauge(
         "memoir.spool.size", unit="By", description="What the spool file takes on disk.",
-        callbacks=[_guarded(lambda: [_one(observed.status().spool_bytes)])],
+        callbacks=[guarded("spool", lambda: [_one(observed.status().spool_bytes)])],
     )
 
 
@@ -88,14 +88,22 @@ def _exported(observed: Observed) -> list[Observation]:
     ]
 
 
-def _guarded(
-    look: Callable[[], list[Observation]],
+def guarded(
+    what: str, look: Callable[[], list[Observation]]
 ) -> Callable[[CallbackOptions], Observations]:
+    """A callback that observes nothing where looking fails: no metric harms the host (promise 6).
+
+    Args:
+        what: What is observed, in words.
+
+        look: Observes it.
+    """
+
     def callback(_: CallbackOptions) -> Observations:
         try:
             return look()
-        except Exception as error:  # noqa: BLE001 - a metric must not harm the host (promise 6)
-            complaints.say("metrics", f"cannot observe the spool: {error!r}")
+        except Exception as error:  # noqa: BLE001 - as said
+            complaints.say(f"{what} metrics", f"cannot observe the {what}: {error!r}")
             return []
 
     return callback

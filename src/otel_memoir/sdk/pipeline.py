@@ -17,14 +17,14 @@ from typing import Any
 
 from opentelemetry.context import get_value
 
-from otel_memoir.clock import Clock, SystemClock
+from otel_memoir.clock import Clock, shared_clock
 from otel_memoir.delivery import Courier
 from otel_memoir.delivery.destination import make_sender, resolve_destination
 from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.delivery.encoding import StampTemplate, encode_record
 from otel_memoir.delivery.lazy_sender import LazySender
 from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
-from otel_memoir.observe import observe
+from otel_memoir.observe import observe, observe_clock, observe_hybrid
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.sdk.hosts import warn_of_host
 from otel_memoir.sdk.marks import is_stamped, without_stamps
@@ -50,7 +50,7 @@ class Pipeline:
     Args:
         settings: The settings.
 
-        clock: What stamps are taken from.
+        clock: What stamps are taken from; by default the process's, as the settings say.
 
         sender: How to send; by default over OTLP to the configured destination.
 
@@ -66,7 +66,7 @@ class Pipeline:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
-        self._clock = clock or SystemClock()
+        self._clock = clock or shared_clock(settings)
         self._environ = os.environ if environ is None else environ
         self._sender = sender
         self._made: dict[str, _Parts] = {}
@@ -126,6 +126,8 @@ class Pipeline:
         parts = self._made.setdefault("parts", mine)
         if parts is mine:
             observe(self)
+            observe_clock(self._clock)
+            observe_hybrid(process_clock)
             warn_of_host()
         if self._closed:
             parts.spool.close(0.0)

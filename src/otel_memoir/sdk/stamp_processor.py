@@ -13,7 +13,7 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_memoir.clock import Clock, SystemClock
+from otel_memoir.clock import Clock, shared_clock
 from otel_memoir.delivery.encoding import (
     CLOCK_ERROR_BOUND,
     CLOCK_STATUS,
@@ -26,6 +26,7 @@ from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SettingsError
 from otel_memoir.sdk._compat import LogRecordProcessor, ReadWriteLogRecord
 from otel_memoir.sdk.marks import STAMPS, is_stamped, mark_stamped
+from otel_memoir.settings import Settings
 from otel_memoir.spool import Stream
 from otel_memoir.stamping import HybridClock, new_uid, process_clock
 from otel_memoir.stamping.hlc import give_out
@@ -141,7 +142,7 @@ class StampLogRecordProcessor(LogRecordProcessor):
     numbers before a crash be known to be missing. ``DurableLogRecordProcessor`` is for that.
 
     Args:
-        clock: What tells the time.
+        clock: What tells the time; by default the process's, as ``MEMOIR_CLOCK_*`` say.
 
         mode: ``correct`` or ``observe``; by default the clock's own, else ``observe``.
 
@@ -165,7 +166,7 @@ class StampLogRecordProcessor(LogRecordProcessor):
         event_prefix: str | None = None,
         hybrid: HybridClock | None = None,
     ) -> None:
-        clock = clock or SystemClock()
+        clock = clock or shared_clock(Settings.load(complain=_complain))
         self._mode = mode or getattr(clock, "mode", "observe")
         if self._mode not in ("observe", "correct"):
             raise SettingsError(
@@ -226,6 +227,10 @@ class StampLogRecordProcessor(LogRecordProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """There is nothing to flush."""
         return True
+
+
+def _complain(sentence: str) -> None:
+    complaints.say(f"settings {sentence}", sentence)
 
 
 def _items(attributes: Any) -> list[tuple[str, Any]]:
