@@ -112,6 +112,10 @@ class Chronyd:
             process.kill()
             process.wait(STOP_TIMEOUT_S)
         shutil.rmtree(self._directory, ignore_errors=True)
+        # chronyd ends without libfaketime's clean-up, and a later process with the same
+        # number, of another user, could then not start under libfaketime.
+        for name in ("faketime_shm_", "sem.faketime_sem_"):
+            Path(f"/dev/shm/{name}{process.pid}").unlink(missing_ok=True)
 
     def __enter__(self) -> Chronyd:
         return self.start()
