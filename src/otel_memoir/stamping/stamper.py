@@ -30,7 +30,7 @@ class Suffix(Protocol):
         sequence: int,
         time_unix_nano: int | None,
         error_bound_ns: int | None,
-        clock_status: str | None,
+        clock_status: str | None = None,
         /,
     ) -> bytes: ...
 
@@ -100,9 +100,9 @@ def stream_stamper(
             unix_ns, error_bound_ns = later_than(latest, unix_ns, error_bound_ns)
         newest = sequence
         told_ns = None if draft.timed else unix_ns
-        return suffix(
-            draft.uid, sequence, told_ns, error_bound_ns, told.status or None
-        ), unix_ns
+        if told.status:
+            return suffix(draft.uid, sequence, told_ns, error_bound_ns, told.status), unix_ns
+        return suffix(draft.uid, sequence, told_ns, error_bound_ns), unix_ns
 
     hybrid.follow(clock, lambda: (stream, newest) if newest else None)
     return stamp
