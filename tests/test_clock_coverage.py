@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 
 from otel_memoir.clock import calibration
+from otel_memoir.clock.options import SourceOptions
 from virtual_time import controls
-from virtual_time.run import Outcome, Run, Scenario
+from virtual_time.random_worlds import random_world
+from virtual_time.run import Outcome, Run, Scenario, between
 from virtual_time.scenarios import SCENARIOS, far, liar, servers
-from virtual_time.world import MS, Server
+from virtual_time.world import MS, S, Server
 
 SAMPLES_MIN = 100_000
 
@@ -66,6 +69,50 @@ def test_three_agreeing_liars_of_five_are_believed() -> None:
     """Negative control: the promise ends where half of the sources lie."""
     lying = [liar(f"l{number}", 90 * MS) for number in range(3)]
     assert Run(Scenario(name="", servers=[*far(2), *lying])).all().violations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decade", range(6))
+def test_true_time_is_inside_the_bound_in_any_world_where_fewer_than_half_lie(decade: int) -> None:
+    """Sixty at random; 400 were run."""
+    for seed in range(decade * 10, decade * 10 + 10):
+        found = Run(random_world(seed), seed).all()
+        assert (found.violations, found.backwards) == (0, 0), seed
+
+
+LATE = [replace(server, silent=between(0, 1)) for server in far(3)]
+"""Honest, but their first answer is lost."""
+
+
+def test_the_first_to_answer_is_not_believed_before_the_others_had_the_chance() -> None:
+    """Packets get lost, and the one that arrives may be the liar's."""
+    found = Run(Scenario(name="", servers=[liar("l", 90 * MS), *LATE], seconds=60)).all()
+    assert found.samples > 1000
+    assert found.violations == 0
+
+
+def test_the_first_to_answer_after_a_suspend_is_not_believed_either() -> None:
+    """All of them have to be heard anew."""
+    slow = [replace(s, options=SourceOptions(poll_min_s=64)) for s in far(3)]
+    world = Scenario(name="", servers=[liar("l", 90 * MS), *slow], suspends=[(300 * S, 600 * S)],
+                     seconds=1500)
+    found = Run(world).all()
+    assert found.violations == 0
+
+
+def test_believing_who_answers_first_makes_bounds_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: a vote at once."""
+    monkeypatch.setattr(calibration.Asked, "is_awaited", False)
+    found = Run(Scenario(name="", servers=[liar("l", 90 * MS), *LATE], seconds=60)).all()
+    assert found.violations
+
+
+def test_a_dead_source_is_waited_for_no_longer_than_three_questions() -> None:
+    """Then the others decide; one that refuses is not waited for at all."""
+    for refusal, most_s in (("timeout", 6), ("refused", 1)):
+        dead = Server(name="dead", silent=lambda _: True, refusal=refusal)
+        run = Run(Scenario(name="", servers=[dead, *far(2)], seconds=most_s))
+        assert run.all().samples > 0
 
 
 def test_two_sources_that_disagree_are_no_majority() -> None:

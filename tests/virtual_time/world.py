@@ -46,7 +46,7 @@ class Oscillator:
             self._rate += self._noise.gauss(0, self._wander) if self._wander else 0.0
         passed_ns = at_ns - self._at_ns
         lost_ns = sum(min(long, at_ns - begin) for begin, long in self._stops if at_ns > begin)
-        return self._ruler_ns + passed_ns + round(passed_ns * self._rate) - lost_ns
+        return self._ruler_ns + passed_ns - lost_ns + round((passed_ns - lost_ns) * self._rate)
 
 
 def exact(_: int) -> int:

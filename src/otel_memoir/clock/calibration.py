@@ -18,6 +18,7 @@ from otel_memoir.clock.line import Line, truth
 from otel_memoir.clock.options import SourceOptions
 from otel_memoir.clock.sample import Sample
 from otel_memoir.clock.selection import Candidate, Selection, SelectionOptions, select
+from otel_memoir.clock.watch import sleep_doubt_ns
 
 _S = 10**9
 _QUICK_POLLS = 4
@@ -25,6 +26,10 @@ _QUICK_S = 2.0
 _BACK_OFF_AFTER = 8
 _JITTER = 0.1
 _NEVER_ASK = frozenset({"kod_deny", "kod_rstr"})
+
+# A packet may be lost. Who has not answered three questions is not waited for.
+_MAY_ANSWER_YET = frozenset({"timeout", "dns_timeout"})
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,10 @@ class Patience:
         """Ask as soon as is decent."""
         self.due_ns = min(self.due_ns, self._asked_ns + round(_QUICK_S * _S))
 
+    def begin_again(self) -> None:
+        """Ask at once and quickly, as at first."""
+        self.due_ns = self._polls = self._misses = 0
+
     def asked(self, ruler_ns: int, *, answered: bool, hint_s: float | None) -> None:
         """Say how a poll ended and set the time of the next."""
         self._polls += 1
@@ -100,6 +109,16 @@ class Asked:
     polls: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     last_failure: str = ""
+    tries: int = 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a vote without it would be early: it may only not have been heard yet."""
+        if self.register.last is not None or self.options.noselect or self.patience.stopped:
+            return False
+        return not self.tries or (
+            self.tries < _TRIES and self.last_failure in _MAY_ANSWER_YET
+        )
 
 
 class Calibration:
@@ -155,6 +174,7 @@ class Calibration:
         """Take an answer."""
         asked = self.asked[name]
         asked.polls += 1
+        asked.tries += 1
         asked.last_failure = ""
         asked.register.add(sample, self.meter.drift)
         asked.patience.asked(sample.ruler_ns, answered=True, hint_s=hint_s)
@@ -165,6 +185,7 @@ class Calibration:
         """Note that there was no answer, or none that can be used."""
         asked = self.asked[name]
         asked.polls += 1
+        asked.tries += 1
         asked.failures[reason] += 1
         asked.last_failure = reason
         asked.register.miss()
@@ -174,7 +195,13 @@ class Calibration:
     # -- judging --------------------------------------------------------------
 
     def judge(self, *, ruler_ns: int, wall_ns: int) -> Line | None:
-        """Hold the vote at this reading of the ruler; the line to go by is returned."""
+        """Hold the vote at this reading of the ruler; the line to go by is returned.
+
+        At first, and after a suspend, not before everybody had the chance to speak: of four
+        sources the one that lies may be the first.
+        """
+        if any(asked.is_awaited for asked in self.asked.values()):
+            return self.discipline.line
         drift = self.meter.drift
         seen = {name: a.register.estimate(ruler_ns, drift) for name, a in self.asked.items()}
         found = select(
@@ -215,10 +242,11 @@ class Calibration:
         """The ruler stood still while true time went on."""
         for asked in self.asked.values():
             asked.register.forget()
+            asked.patience.begin_again()
+            asked.tries = 0
         self.meter.restart()
-        self.discipline.widen(slept_ns)
+        self.discipline.widen(sleep_doubt_ns(slept_ns))
         self._followed_ns = None
-        self.ask_all()
 
     def holdover_ns(self, ruler_ns: int) -> int | None:
         """How long ago the line was last confirmed; ``None`` if it never was."""

@@ -86,10 +86,10 @@ class Discipline:
         )
         return self.line
 
-    def widen(self, jump_ns: int) -> None:
-        """The ruler stood still for ``jump_ns``, or the like: the bound says so."""
+    def widen(self, more_ns: int) -> None:
+        """True time can be further from the line by so much: the ruler stood still."""
         if self.line is not None:
-            self.line = self.line._replace(bound_ns=self.line.bound_ns + abs(jump_ns))
+            self.line = self.line._replace(bound_ns=self.line.bound_ns + more_ns)
 
     def _course(self, selection: Selection, ruler_ns: int) -> tuple[int, int, int]:
         """How far ahead to begin, what not to fall below, and how fast to slew."""

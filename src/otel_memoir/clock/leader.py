@@ -15,7 +15,7 @@ from otel_memoir.clock.line import Line, served
 from otel_memoir.clock.options import ConfiguredSource
 from otel_memoir.clock.snapshot import ClockSnapshot
 from otel_memoir.clock.views import take_snapshot
-from otel_memoir.clock.watch import SLEPT_NS, Jumps, Readings
+from otel_memoir.clock.watch import SLEPT_NS, Jumps, Readings, sleep_doubt_ns
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import ClockError
 
@@ -192,7 +192,7 @@ def usable_line(state: HostState | None, ruler: str, now: Readings) -> Line | No
     if now.ruler_ns < state.line.ruler_ns:
         return None
     slept_ns = abs(now.asleep_ns - state.asleep_ns)
-    more_ns = slept_ns if slept_ns > SLEPT_NS else 0
+    more_ns = sleep_doubt_ns(slept_ns) if slept_ns > SLEPT_NS else 0
     return state.line._replace(bound_ns=state.line.bound_ns + more_ns)
 
 

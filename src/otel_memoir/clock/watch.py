@@ -40,6 +40,15 @@ class Jumps(NamedTuple):
     slept_ns: int
 
 
+def sleep_doubt_ns(slept_ns: int) -> int:
+    """How much true time can have passed in a suspend that the kernel says took so long.
+
+    It counts with the battery-backed clock, which tells whole seconds at both ends.
+    """
+    slept_ns = abs(slept_ns)
+    return slept_ns + slept_ns // 1000 + 2 * 10**9
+
+
 def read_clocks(
     ruler: Callable[[], int] = ruler_ns, wall: Callable[[], int] = time.time_ns
 ) -> Readings:
