@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,9 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import LoggerProvider
 
-from host_programs.hosting import TIMEOUT_S, assert_accounted, drain, hosted, names, program
+from host_programs.hosting import (
+    TIMEOUT_S,
+    assert_accounted,
+    drain,
+    hosted,
+    names,
+    program,
+    until,
+)
+from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.testing import ScriptedCollector
+from socket_programs.wiring import FAST
 
 STEPS_S = (0, -3, -8, 5, -2)
 """By how much the wall clock of each life is wrong; none is set back by ten seconds or more."""
@@ -118,3 +131,49 @@ def test_lives_that_do_not_care_what_was_stamped_before_go_back_in_time(
     live_and_die(tmp_path, collector, "power", "forgetful")
     lives = Counter((a[0], b[0]) for a, b in regressions(collector.delivered))
     assert {(1, 2), (2, 3)} <= set(lives)
+
+
+class Correctable:
+    """A clock in mode `correct` that finds out how wrong it was."""
+
+    status, epoch = "", 0
+
+    def __init__(self) -> None:
+        self.ahead_ns = 2000 * 10**9
+
+    def read(self) -> tuple[int, int | None]:
+        return time.time_ns() + self.ahead_ns, 10**6
+
+    def find_out(self) -> None:
+        """A majority confirmed it: go back, in a new epoch."""
+        self.ahead_ns, self.epoch = 0, 1
+
+
+def test_a_clock_that_has_to_go_back_begins_the_next_epoch_of_the_stream(
+    collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """No time of a stream decreases within an epoch, and later epochs have the right time."""
+    clock = Correctable()
+    processor = DurableLogRecordProcessor(
+        **FAST, endpoint=collector.endpoint, spool_dir=str(tmp_path), clock=clock
+    )
+    provider = LoggerProvider()
+    provider.add_log_record_processor(processor)
+    logger = provider.get_logger("proof")
+
+    def emit() -> int:
+        logger.emit(LogRecord(body="hello"))
+        assert processor.wait_delivered(TIMEOUT_S)
+        return int(collector.delivered[-1].epoch)
+
+    assert emit() == emit() == 1
+    clock.find_out()
+    assert until(lambda: emit() == 2)
+    provider.shutdown()
+    in_epoch = by_epoch(collector.delivered)
+    (stream,) = {stream for stream, _ in in_epoch}
+    assert regressions([*in_epoch[stream, 1].values()]) == []
+    last, first = in_epoch[stream, 1][max(in_epoch[stream, 1])], in_epoch[stream, 2][1]
+    assert last.proto.time_unix_nano - first.proto.time_unix_nano > 1900 * 10**9
+    assert [r for r in collector.delivered if r.event_name == "memoir.delivery.gap"] == []
+    assert_accounted(tmp_path)
