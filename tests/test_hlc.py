@@ -22,7 +22,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_memoir.cli import main
-from otel_memoir.clock import Reading
+from otel_memoir.clock import Reading, Source
+from otel_memoir.clock.sources.parse import parse_sources
+from otel_memoir.clock.sources.peer import process_peers
+from otel_memoir.errors import ClockError
 from otel_memoir.observe import observe_hybrid
 from otel_memoir.sdk.propagator import HEADER, MemoirPropagator, Peer, peer_of
 from otel_memoir.sdk.stamp_processor import LiveStream
@@ -533,3 +536,24 @@ def test_metrics_say_what_peers_did() -> None:
     assert sorted((a["error.type"], n) for a, n in found["memoir.peer.refused"]) == [
         ("malformed", 0), ("too_far", 1),
     ]
+
+
+def test_what_a_caller_says_of_the_time_is_a_source_that_never_counts() -> None:
+    """A stream is one peer; who names none, or is refused, says nothing."""
+    (made,) = parse_sources(["peers"])
+    process_peers._words.clear()
+    assert made.options.noselect
+    propagator = MemoirPropagator(hybrid=HybridClock(clock=Shifted()))
+    for header in (f"t={NOON + MS};e=5", f"t={2 * NOON};e=5;s=far;p=1;q=2"):
+        propagator.extract({HEADER: header})
+    assert refused_by(made.source) == "no_peers"
+    propagator.extract({HEADER: f"t={NOON + MS};e=5;s=near;p=1;q=2"})
+    sample = made.source.poll(1.0)
+    assert sample.unix_ns - sample.distance_ns > NOON
+
+
+def refused_by(source: Source) -> str:
+    """Why a source gives no sample."""
+    with pytest.raises(ClockError) as caught:
+        source.poll(1.0)
+    return caught.value.reason

@@ -209,7 +209,8 @@ class Settings:
     clock_sources: str = _setting(
         "system,chronyd",
         "Whom to ask for the time, separated by commas: `system`, `chronyd`, `ntp://HOST`, "
-        "`http-date`; options follow a question mark, as in `ntp://HOST?prefer`.",
+        "`http-date`, `peers` (what the propagator hears; never counts); options follow a "
+        "question mark, as in `ntp://HOST?prefer`.",
         env="MEMOIR_CLOCK_SOURCES",
         danger="Fewer than four NTP servers cannot outvote one that lies.",
     )

@@ -32,6 +32,7 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 
+from otel_memoir.clock.sources.peer import process_peers
 from otel_memoir.diagnostics import complaints
 from otel_memoir.settings import Settings
 from otel_memoir.stamping.hlc import MALFORMED, HybridClock, process_clock
@@ -173,6 +174,8 @@ class MemoirPropagator(TextMapPropagator):
             return None
         now_ns, bound_ns = self.hybrid.clock.read()
         taken = self.hybrid.merge(peer.unix_ns, peer.error_bound_ns, now_ns, bound_ns)
+        if taken and peer.stream_id:
+            process_peers.tell(peer.stream_id, peer.unix_ns, peer.error_bound_ns)
         return peer if taken else None
 
 

@@ -1,4 +1,4 @@
-"""Sources written as text: ``system``, ``chronyd``, ``ntp://host?key=1&prefer``, ``http-date``."""
+"""Sources as text: ``system``, ``chronyd``, ``ntp://host?key=1``, ``http-date``, ``peers``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from otel_memoir.clock.options import DEFAULT_OPTIONS, ConfiguredSource, SourceOptions
-from otel_memoir.clock.sources import chronyd, http_date, ntp
+from otel_memoir.clock.sources import chronyd, http_date, ntp, peer
 from otel_memoir.clock.sources.kernel import SystemClockSource
 from otel_memoir.clock.sources.keys import read_key
 from otel_memoir.errors import SettingsError
@@ -21,12 +21,14 @@ _OWN = {
     "chronyd": (),
     "ntp": ("key", "keyfile", "burst"),
     "http-date": ("url", "cafile"),
+    "peers": (),
 }
-_LOCAL = ("system", "http-date")
+_LOCAL = ("system", "http-date", "peers")
+_NATURAL = {"http-date": http_date.OPTIONS, "peers": peer.OPTIONS}
 _HINT = (
-    "Write system, chronyd, chronyd://host:port, ntp://host:port?key=1&keyfile=FILE, or "
-    "http-date?url=http://host:port; options follow a question mark: prefer, require, trust, "
-    "noselect, minpoll=4, maxpoll=10 (powers of two, in seconds), burst=4."
+    "Write system, chronyd, chronyd://host:port, ntp://host:port?key=1&keyfile=FILE, "
+    "http-date?url=http://host:port, or peers; options follow a question mark: prefer, require, "
+    "trust, noselect, minpoll=4, maxpoll=10 (powers of two, in seconds), burst=4."
 )
 
 
@@ -65,7 +67,7 @@ def parse_source(
         url = urlsplit(text.strip())
         kind = url.scheme or url.path
         given = _given(text, kind, url)
-        options = _options(given, http_date.OPTIONS if kind == "http-date" else DEFAULT_OPTIONS)
+        options = _options(given, _NATURAL.get(kind, DEFAULT_OPTIONS))
         source = _source(kind, url, given, options, key_file, endpoint)
     except (ValueError, OSError) as error:
         if isinstance(error, SettingsError):
@@ -112,6 +114,8 @@ def _source(
     if kind == "chronyd":
         host, port = url.hostname or "127.0.0.1", url.port or chronyd.PORT
         return chronyd.ChronydSource(host, port=port, options=options)
+    if kind == "peers":
+        return peer.process_peers
     if kind == "http-date":
         tls = http_date.tls_context(given["cafile"]) if "cafile" in given else None
         url_asked = given.get("url") or endpoint or ""

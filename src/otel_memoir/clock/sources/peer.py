@@ -123,5 +123,9 @@ class PeerSource:
         self._words.pop(oldest, None)
 
 
+process_peers = PeerSource()
+"""What the propagator tells, and what the source ``peers`` of this process's clock asks."""
+
+
 def _drift_ns(age_ns: int) -> int:
     return age_ns * DRIFT_PPM // 10**6 + 1
