@@ -151,12 +151,12 @@ class SynchronizedClock:
 
     def _read_line(self) -> Reading:
         """Read by the line itself, and take a new segment of it for the next readings."""
-        line = self._line
-        if line is None or self._ruler() > self._look_after_ns:
+        line, ruler_ns = self._line, self._ruler()
+        if ruler_ns > self._look_after_ns:
             self._look_after()
+        wall_ns = self._wall()
         if line is None:
-            return self._wall(), None
-        wall_ns, ruler_ns = self._wall(), self._ruler()
+            return wall_ns, None
         self._renew(line, ruler_ns, wall_ns)
         if self.mode == "observe":
             return observed(line, ruler_ns, wall_ns)
