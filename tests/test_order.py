@@ -235,13 +235,22 @@ def test_a_cause_that_is_not_there_and_a_cause_of_itself_say_nothing() -> None:
     assert names(ordered.events) == ["b1", "a1"] and ordered.dismissed == ()
 
 
-@pytest.mark.parametrize("wrong_ns", [10**19, 0])
-@pytest.mark.parametrize("number", [1, 3, 5])
-def test_one_wrong_time_moves_one_event_and_not_its_stream(wrong_ns: int, number: int) -> None:
+@pytest.mark.parametrize(
+    ("wrong_ns", "number"), [(10**19, 1), (10**19, 3), (0, 3), (0, 5), (550, 1)]
+)
+@pytest.mark.parametrize("bound_ns", [0, None])
+def test_one_wrong_time_moves_one_event_and_not_its_stream(
+    wrong_ns: int, number: int, bound_ns: int | None
+) -> None:
     """A record of 1970, or of 2286: its neighbours tell where it belongs."""
-    events = [event(f"a{n}", wrong_ns if n == number else 100 * n) for n in range(1, 6)]
-    events += [event(f"b{n}", 100 * n + 50) for n in range(6)]
-    found = [name for name in names(total_order(events).events) if name != f"a{number}"]
+    times = {n: wrong_ns if n == number else 100 * n for n in range(1, 6)}
+    events = [event(f"a{n}", unix_ns, bound_ns) for n, unix_ns in times.items()]
+    events += [event(f"b{n}", 100 * n + 50, bound_ns) for n in range(6)]
+    found = names(total_order(events).events)
+    at = found.index(f"a{number}")
+    neighbours = (found[at - 1], f"a{number - 1}") if number > 1 else (found[at + 1], "a2")
+    assert neighbours[0] == neighbours[1]
+    found.remove(f"a{number}")
     assert found == [
         name for n in range(6) for name in (f"a{n}", f"b{n}") if name not in ("a0", f"a{number}")
     ]
@@ -483,6 +492,15 @@ def test_an_event_waits_for_the_other_streams_until_they_are_idle() -> None:
     assert buffer.tick(now_ns=60) == []
     assert buffer.tick(now_ns=103) == [(event("a1", 50), False)]
     assert buffer.push(event("b3", 30), now_ns=104) == [(event("b3", 30), True)]
+
+
+def test_a_late_event_does_not_take_its_stream_back() -> None:
+    """The stream is past its latest time, whatever comes of it after."""
+    buffer = ReorderBuffer(hold_ns=10**6, idle_ns=10**6)
+    buffer.push(event("b1", 10), now_ns=0)
+    assert buffer.push(event("a2", 100), now_ns=0) == []
+    assert buffer.push(event("a1", 20), now_ns=0) == []
+    assert names([r.event for r in buffer.push(event("b2", 60), now_ns=0)]) == ["a1", "b2"]
 
 
 def test_what_is_held_too_long_or_too_much_goes_marked() -> None:

@@ -230,7 +230,9 @@ def spool(tmp_path: Path) -> Path:
         it.emit(2)
         assert it.processor.wait_delivered(30.0)
     with agent(tmp_path / "spool", NOWHERE, shutdown_timeout_s=0.0) as it:
-        it.logger.emit(LogRecord(body="three\nlines  " + "x" * 100, event_name="memoir.note"))
+        it.logger.emit(LogRecord(
+            timestamp=5, body="three\nlines  " + "x" * 100, event_name="memoir.note"
+        ))
         it.emit(2)
     return tmp_path / "spool"
 
@@ -244,6 +246,8 @@ def test_it_lists_what_waits_and_what_is_delivered_and_kept(spool: Path) -> None
     ]
     assert [e["event"] for e in found["events"]] == ["", "", "memoir.note", "", ""]
     assert found["events"][0]["body"] == "hello"
+    times = [e["unix_ns"] for e in found["events"]]
+    assert times == sorted(times)  # of the stamps, though one record has a time of its own
     assert len({e["uid"] for e in found["events"]}) == 5
     assert (found["unstamped"], found["damaged"]) == (0, [])
     assert "gaps" not in found

@@ -472,7 +472,9 @@ def test_a_spawned_process_has_a_stream_of_its_own() -> None:
     assert in_order(child + take(stamping()._stream, 5))
 
 
-def test_a_record_emitted_while_its_thread_takes_a_stamp_neither_waits_nor_repeats() -> None:
+def test_a_record_emitted_while_its_thread_takes_a_stamp_neither_waits_nor_repeats(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A signal handler, a finaliser, a clock that logs: it gets a stream of its own."""
     nested: list[Any] = []
 
@@ -488,6 +490,21 @@ def test_a_record_emitted_while_its_thread_takes_a_stamp_neither_waits_nor_repea
                 self.depth -= 1
             return super().read()
 
+    class NoWait:
+        """A lock that its holder does not ask for again."""
+
+        def __init__(self) -> None:
+            self._held = False
+
+        def acquire(self, timeout: float) -> bool:
+            assert not self._held, "a thread waits for itself"
+            self._held = True
+            return True
+
+        def release(self) -> None:
+            self._held = False
+
+    monkeypatch.setattr(threading, "Lock", NoWait)
     stream = LiveStream(Logs(), HybridClock())
     taken = take(stream, 4) + nested
     assert in_order(taken)
@@ -632,10 +649,13 @@ def test_behind_the_durable_processor_the_mark_that_it_stored_the_record_stays(
 
 def test_two_of_them_stamp_a_record_once() -> None:
     """The first one does."""
-    wired = Wired(stamping(), stamping())
+    first, second = stamping(), stamping()
+    wired = Wired(first, second)
     wired.emit()
     wired.emit()
     assert [triple(log)[2] for log in wired.exported()] == [1, 2]
+    assert second._stream.take().sequence == 1
+    assert triple(wired.exported()[0])[0] == first._stream.take().stream.stream_id
 
 
 # -- as a real Collector receives it ------------------------------------------

@@ -13,9 +13,9 @@ pair by pair. ``total_order`` looks for true times that fit all rules at once:
 
 - Sequence and epoch hold always. A cause that contradicts them, or other causes, is
   *dismissed*: of a cycle no cause can be believed, so all causes within it go.
-- Causes narrow intervals: an effect is not earlier than its cause's earliest time, a cause
-  not later than its effect's latest. An interval that a cause contradicts is not believed
-  on that point, and does not narrow others: causes go before time.
+- Causes narrow intervals: a cause is not later than its effect's latest time. An interval
+  that a cause contradicts is not believed on that point, and does not narrow others: causes
+  go before time.
 - A time that does not increase with the sequence numbers around it is not believed: what
   is kept of a stream's times is the longest increasing part. One wrong timestamp then
   moves one event; by "not below the last" it would move all that follow it.
@@ -185,17 +185,12 @@ def _times(
     """A time for each event, later than that of all before it, inside its interval if it can."""
     times, earliest, latest = _believed(nodes, lines)
     order = topological(before)
-    for n in order:
-        for p in before[n]:
-            if earliest[p] + 1 <= latest[n]:
-                earliest[n] = max(earliest[n], earliest[p] + 1)
     for n in reversed(order):
         for p in before[n]:
             if latest[n] - 1 >= earliest[p]:
                 latest[p] = min(latest[p], latest[n] - 1)
     for n in order:
-        inside = min(max(times[n], earliest[n]), latest[n])
-        times[n] = max([inside, *(times[p] + 1 for p in before[n])])
+        times[n] = max([min(times[n], latest[n]), *(times[p] + 1 for p in before[n])])
     return times
 
 
