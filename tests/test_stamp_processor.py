@@ -30,7 +30,7 @@ from opentelemetry.sdk._logs.export import (
 
 from collector import Collector, ReceivedRecord
 from otel_memoir import DurableLogExporter, DurableLogRecordProcessor, StampLogRecordProcessor
-from otel_memoir.clock import Reading
+from otel_memoir.clock import Reading, SystemClock
 from otel_memoir.delivery.encoding import SEQUENCE, STREAM_EPOCH, STREAM_ID, UID
 from otel_memoir.errors import SettingsError
 from otel_memoir.sdk.marks import STAMPS
@@ -577,7 +577,8 @@ def receiver() -> Iterator[ScriptedCollector]:
 def durable(tmp_path: Path, receiver: ScriptedCollector) -> DurableLogRecordProcessor:
     """A durable processor."""
     return DurableLogRecordProcessor(
-        spool_dir=str(tmp_path / "spool"), endpoint=receiver.endpoint, disk_free_bytes_min=0
+        spool_dir=str(tmp_path / "spool"), endpoint=receiver.endpoint, disk_free_bytes_min=0,
+        clock=SystemClock(),
     )
 
 
@@ -688,7 +689,8 @@ def test_a_collector_gets_full_records_and_fresh_stamps_from_the_durable_process
     """Stamps are appended to the encoded record, outside every limit."""
     provider = LoggerProvider(shutdown_on_exit=False)
     processor = DurableLogRecordProcessor(
-        spool_dir=str(tmp_path / "spool"), endpoint=collector.http_endpoint, disk_free_bytes_min=0
+        spool_dir=str(tmp_path / "spool"), endpoint=collector.http_endpoint,
+        disk_free_bytes_min=0, clock=SystemClock(),
     )
     provider.add_log_record_processor(processor)
     emit_three(provider)
