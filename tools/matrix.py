@@ -21,8 +21,8 @@ TOOLS = ("blockbuster", "pytest", "pytest-timeout", "hypothesis", "cryptography"
 QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
          "outcome", "backoff", "house", "events_model", "events_forms", "events_content",
-         "events_versions", "events_lost_updates", "hlc", "order", "order_readers", "stamp_processor",
-         "stamp_stream")
+         "events_versions", "events_lost_updates", "hlc", "order", "order_readers",
+         "stamp_processor", "stamp_stream")
 
 
 def interpreter(version: str) -> str | None:
