@@ -49,9 +49,10 @@ def fork_as_uwsgi() -> int:
 
 
 def sleeps(thread: threading.Thread) -> bool:
-    """Whether a thread is none of ours, or waits for its alarm."""
+    """Whether a thread is none of ours, or waits: for its alarm, or, the clock's, for its time."""
+    waits = threading.Condition.wait if thread.name == "memoir-clock" else Alarm.wait
     frame = sys._current_frames()[thread.ident or 0]
-    return not thread.name.startswith("memoir") or frame.f_code is Alarm.wait.__code__
+    return not thread.name.startswith("memoir") or frame.f_code is waits.__code__
 
 
 class SlowImport:
