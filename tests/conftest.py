@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from collector import Collector
 from otel_memoir.stamping import process_clock
+
+# What differs between interpreters shows in few examples; the rest is for the main one.
+hypothesis.settings.register_profile("matrix", max_examples=15, deadline=None)
 
 WITHOUT = "MEMOIR_TEST_WITHOUT_COLLECTOR"
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "collector.py"

@@ -66,6 +66,7 @@ def main() -> int:
         print(f"== Python {name}", flush=True)
         python = environment(path, name, extra)
         command = [str(python), "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider",
+                   "--hypothesis-profile=matrix",
                    *(f"tests/test_{name}.py" for name in FILES)]
         if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
             failed.append(name)
