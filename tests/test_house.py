@@ -133,3 +133,23 @@ def test_every_setting_is_documented() -> None:
     """Each setting has a meaning in words."""
     for field in Settings.__dataclass_fields__.values():
         assert field.metadata["doc"], field.name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_thread_of_ours_draws_from_the_applications_random_numbers(path: Path) -> None:
+    """They may be seeded, for a run that can be repeated: ours come from the system."""
+    assert drawn_from_the_shared_generator(path.read_text()) == []
+
+
+def drawn_from_the_shared_generator(source: str) -> list[str]:
+    """What a module takes from ``random`` other than a generator of its own."""
+    return [
+        node.attr for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        and node.value.id == "random" and node.attr not in ("Random", "SystemRandom")
+    ]
+
+
+def test_the_rule_of_random_numbers_sees_one_that_is_shared() -> None:
+    """Negative control."""
+    assert drawn_from_the_shared_generator("import random\nrandom.uniform(0, 1)") == ["uniform"]

@@ -32,6 +32,9 @@ _MAY_ANSWER_YET = frozenset({"timeout", "dns_timeout"})
 _TRIES = 3
 
 
+_UNIFORM = random.SystemRandom().uniform  # never the shared generator, which others may seed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationOptions:
     """How a host's time is judged.
@@ -143,7 +146,7 @@ class Calibration:
         *,
         drift: Drift | None = None,
         discipline: Discipline | None = None,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = _UNIFORM,
     ) -> None:
         self.options = options or CalibrationOptions()
         self.asked = {name: Asked(o, Patience(o, uniform)) for name, o in sources.items()}

@@ -13,6 +13,11 @@ from collections.abc import Callable
 
 _DOUBLINGS_MAX = 64
 
+UNIFORM = random.SystemRandom().uniform
+"""The system's: the application may have seeded the shared generator for a run to be repeated,
+and fork children that inherit a state would all wait equally long.
+"""
+
 
 class Backoff:
     """Pure: the same random numbers give the same waits.
@@ -30,7 +35,7 @@ class Backoff:
         *,
         initial_s: float,
         maximum_s: float,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = UNIFORM,
     ) -> None:
         self._initial_s = initial_s
         self._maximum_s = maximum_s

@@ -16,12 +16,11 @@ Promises:
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable
 
-from otel_memoir.delivery.backoff import Backoff
+from otel_memoir.delivery.backoff import UNIFORM, Backoff
 from otel_memoir.delivery.dispatch import Dispatcher, Sender
 from otel_memoir.delivery.planner import Planner
 from otel_memoir.delivery.sources import Source
@@ -68,7 +67,7 @@ class Courier:
         make_gap_draft: MakeGapDraft,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = UNIFORM,
     ) -> None:
         self._spool = spool
         self._sender = sender
