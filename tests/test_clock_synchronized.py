@@ -184,6 +184,22 @@ def test_observed_the_reading_is_the_system_clocks_and_its_offset_is_in_the_boun
 
 
 @pytest.mark.parametrize("mode", ["observe", "correct"])
+def test_before_anybody_has_said_what_time_it_is_it_is_the_system_clocks(mode: str) -> None:
+    """Without a bound; also after it was set, and seldom looking after the thread."""
+    host, source, starts = Host(), Told(), []
+    source.refuses = "timeout"
+    clock = in_virtual_time(host, mode, source)
+    clock.start = lambda: starts.append(1)  # type: ignore[method-assign]
+    clock._turn()
+    for _ in range(100):
+        assert clock.read() == (host.wall(), None)
+        host.advance(MS)
+        host.wall_off_ns -= 7 * MS
+    assert len(starts) == 1
+    assert clock.status == "uncalibrated"
+
+
+@pytest.mark.parametrize("mode", ["observe", "correct"])
 @pytest.mark.parametrize("step_ns", [-3 * S, 3 * S, 900 * MS])
 def test_a_step_of_the_wall_clock_is_in_the_bound_of_the_very_next_reading(
     mode: str, step_ns: int

@@ -10,7 +10,7 @@ Integers only. Rates are in units of 2**-32.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SHIFT = 32
 _ONE = float(1 << SHIFT)
@@ -92,7 +92,7 @@ def ahead_left(line: Line, ruler_ns: int) -> int:
     return min(0, line.ahead_ns + slewed_ns)
 
 
-Segment = tuple[int, ...]
+Segment = tuple[Any, ...]
 """What a reading needs of a line for the next moment; a plain tuple, because unpacking a
 named one takes 60 ns more. Both begin with
 
@@ -100,7 +100,7 @@ named one takes 60 ns more. Both begin with
 - ``least_ns``: the wall clock is further than this ahead of the ruler, when observed, or of
   the reading, when served, and by less than twice the tolerance; else something jumped;
 - ``bound_ns``: how far true time can be from a reading, to the end of the segment: one
-  value for many readings, which need not encode it each time;
+  value for many readings, which need not encode it each time; ``None`` if nobody knows;
 
 and one for served time goes on with
 
@@ -122,8 +122,10 @@ JUMP_NS = 100_000_000
 """How far the wall clock can move between two calibrations, as far as a served time goes."""
 
 
-def observed_segment(line: Line, ruler_ns: int, wall_ns: int) -> Segment:
+def observed_segment(line: Line | None, ruler_ns: int, wall_ns: int) -> Segment:
     """For the wall clock: it is where it was on the ruler, within ``TOLERANCE_NS``."""
+    if line is None:
+        return ruler_ns + SEGMENT_NS, wall_ns - ruler_ns - TOLERANCE_NS, None
     bound_ns = observed(line, ruler_ns, wall_ns)[1]
     more_ns = SEGMENT_NS * (abs(line.rate) + line.doubt) >> SHIFT
     return (
@@ -132,8 +134,10 @@ def observed_segment(line: Line, ruler_ns: int, wall_ns: int) -> Segment:
     )
 
 
-def served_segment(line: Line, ruler_ns: int, wall_ns: int) -> Segment:
+def served_segment(line: Line | None, ruler_ns: int, wall_ns: int) -> Segment:
     """For the corrected clock: ends before its rate changes; nothing while it stands."""
+    if line is None:
+        return SERVED_NOTHING
     reading_ns, bound_ns = served(line, ruler_ns)
     left_ns = ahead_left(line, ruler_ns)
     if reading_ns > truth(line, ruler_ns)[0] + left_ns:

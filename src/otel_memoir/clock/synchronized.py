@@ -151,20 +151,22 @@ class SynchronizedClock:
 
     def _read_line(self) -> Reading:
         """Read by the line itself, and take a new segment of it for the next readings."""
-        line, ruler_ns = self._line, self._ruler()
-        if ruler_ns > self._look_after_ns:
+        if self._ruler() > self._look_after_ns:
             self._look_after()
-        wall_ns = self._wall()
+        line = self._line
+        if line is None and self.mode == "correct":
+            return self._wall(), None
+        wall_ns, ruler_ns = self._wall(), self._ruler()
+        self._renew(line, ruler_ns, wall_ns)
         if line is None:
             return wall_ns, None
-        self._renew(line, ruler_ns, wall_ns)
         if self.mode == "observe":
             return observed(line, ruler_ns, wall_ns)
         reading_ns, bound_ns = served(line, ruler_ns)
         jumped_ns = abs(wall_ns - truth(line, ruler_ns)[0] - line.wall_ahead_ns)
         return reading_ns, bound_ns + (jumped_ns if jumped_ns > JUMP_NS else 0)
 
-    def _renew(self, line: Line, ruler_ns: int, wall_ns: int) -> None:
+    def _renew(self, line: Line | None, ruler_ns: int, wall_ns: int) -> None:
         if not self._swapping.acquire(blocking=False):
             return
         try:
