@@ -41,12 +41,18 @@ class Oscillator:
     def read(self, at_ns: int) -> int:
         """The ruler at a true time, which never decreases from call to call by a second."""
         while self._at_ns + S <= at_ns:
-            self._ruler_ns += S + round(S * self._rate)
+            self._ruler_ns += self._counted(self._at_ns + S)
             self._at_ns += S
             self._rate += self._noise.gauss(0, self._wander) if self._wander else 0.0
-        passed_ns = at_ns - self._at_ns
-        lost_ns = sum(min(long, at_ns - begin) for begin, long in self._stops if at_ns > begin)
-        return self._ruler_ns + passed_ns - lost_ns + round((passed_ns - lost_ns) * self._rate)
+        return self._ruler_ns + self._counted(at_ns)
+
+    def _counted(self, end_ns: int) -> int:
+        """What it counts until then, in the second that it is in."""
+        awake_ns = end_ns - self._at_ns
+        for begin_ns, long_ns in self._stops:
+            slept_ns = min(end_ns, begin_ns + long_ns) - max(self._at_ns, begin_ns)
+            awake_ns -= max(0, slept_ns)
+        return awake_ns + round(awake_ns * self._rate)
 
 
 def exact(_: int) -> int:
