@@ -74,7 +74,7 @@ def test_three_agreeing_liars_of_five_are_believed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("decade", range(6))
 def test_true_time_is_inside_the_bound_in_any_world_where_fewer_than_half_lie(decade: int) -> None:
-    """Sixty at random; 400 were run."""
+    """Sixty at random; docs/proof-clock.md has more."""
     for seed in range(decade * 10, decade * 10 + 10):
         found = Run(random_world(seed), seed).all()
         assert (found.violations, found.backwards) == (0, 0), seed
