@@ -2,7 +2,8 @@
 
     python benchmarks/run.py [--quick | --full] [--only NAME]
 
-Everything is on loopback. ``--only`` prints and does not write the file.
+Everything is on loopback. ``--only`` prints and does not write the file; with ``--full`` it
+writes ``RESULTS-NAME.md``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def main() -> None:
     print(text)
     if not asked.only:
         RESULTS.write_text(text)
+    elif asked.full:
+        RESULTS.with_name(f"RESULTS-{asked.only}.md").write_text(text)
 
 
 def _run(name: str, scale: Scale) -> list[Row]:
