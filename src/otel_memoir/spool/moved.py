@@ -54,7 +54,8 @@ def give_away_moved(file: SpoolFile) -> None:
     found = taken_over(file.lock.slot.directory, file.lock.slot.name)
     if found:
         with transaction(file.connection):
-            given = sum(_give_away(file.connection, moved) for moved in found)
+            # The newest first: of each stream, the rows at the end of the file are looked at.
+            given = sum(_give_away(file.connection, moved) for moved in reversed(found))
         file.count_rows()
         if given:
             complaints.say("moved", f"{given} rows of {file.path} count in the file they moved to")
@@ -96,8 +97,10 @@ def _give_away(connection: sqlite3.Connection, moved: Moved) -> int:
     size = sum(size for *_, size in rows)
     ledger.note_elsewhere(connection, stream, _runs(rows), unix_ns=began_unix_ns)
     connection.execute(
-        "UPDATE stream SET ended = 'moved away', reserved = sequence, accepted = accepted - ?, "
-        "accepted_bytes = accepted_bytes - ? WHERE id = ?", (len(rows), size, stream),
+        # What this file took over from another one itself, it goes on listing.
+        "UPDATE stream SET ended = CASE ended WHEN 'moved' THEN ended ELSE 'moved away' END, "
+        "reserved = sequence, accepted = accepted - ?, accepted_bytes = accepted_bytes - ? "
+        "WHERE id = ?", (len(rows), size, stream),
     )
     ledger.count(connection, stream, MOVED, len(rows), size)
     return len(rows)
@@ -128,6 +131,7 @@ def _runs(rows: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
         else:
             runs.append((sequence, sequence))
     return runs
+
 
 def holes_left(
     life: Life, entries: Sequence[Entry], lost: Sequence[tuple[Life, int, int, Refused]]
