@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from otel_memoir.diagnostics import complaints
 from otel_memoir.settings import Settings
-from otel_memoir.spool import Spool
+from otel_memoir.spool import Spool, State, ledger
+from otel_memoir.spool.commit import Chore
 from otel_memoir.spool.directory import Slot, try_lock
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.recovery import open_held
 from spool_helpers import (
+    disk_full,
     io_error,
     make_faulty,
     make_stamper,
@@ -22,6 +27,7 @@ from spool_helpers import (
     totals_of,
 )
 from test_spool_corners import QUICK, deliver_all
+from test_spool_faults import Asking
 
 
 class Lived:
@@ -89,3 +95,122 @@ def test_a_file_that_is_left_too_goes_on_listing_what_it_took_over(tmp_path: Pat
     second.close()
     assert copies(tmp_path, "a", "late") == [1, 1]
     assert problems_of(tmp_path) == []
+
+
+# -- a clock that goes back -----------------------------------------------------
+
+
+def test_a_life_that_could_not_begin_begins_later(tmp_path: Path) -> None:
+    """A full disk had said no once, and the stream went on far ahead of its clock for good."""
+    lived = Lived(tmp_path)
+    put(lived.spool, "a")
+    make_faulty(lived.spool, "INSERT INTO stream", disk_full())
+    lived.go_back()
+    lived.spool._writer._write_once()
+    assert lived.spool.life is not None
+    assert lived.spool.life.stream.epoch == 2
+    lived.spool.close(5.0)
+
+
+@pytest.mark.parametrize("error", [disk_full(), RuntimeError("the clock is the application's own")])
+def test_what_waits_in_memory_is_stored_though_no_life_can_begin(
+    tmp_path: Path, error: Exception
+) -> None:
+    """Each round of the writer ended there, before its commit."""
+    lived = Lived(tmp_path, durability="batch")
+    ticket = put(lived.spool, "a")
+    make_faulty(lived.spool, "INSERT INTO stream", error)
+    lived.go_back()
+    assert ticket.stored
+    lived.spool.close(5.0)
+
+
+def test_a_failover_while_a_life_begins_ends_nobody_elses(tmp_path: Path) -> None:
+    """The number of the old life was that of the moved rows in the new file, which were then
+    listed no more, and arrived from both."""
+    before = Lived(tmp_path)
+    put(before.spool, "z")
+    before.spool.close(5.0)
+    lived = Lived(tmp_path, durability="process")
+    put(lived.spool, "a")
+    assert lived.spool.life is not None
+    assert lived.spool.life.number == 2
+    begin = lived.file.begin_stream
+
+    def begin_and_break(*given: Any, **named: Any) -> Any:
+        begun = begin(*given, **named)
+        make_faulty(lived.spool, "UPDATE courier", io_error())
+        committer = lived.spool._home.committer
+        assert committer is not None
+        committer.chores.append(Chore(lambda _: None))
+        return begun
+
+    lived.file.begin_stream = begin_and_break  # type: ignore[method-assign]  # as a disk would
+    lived.go_back()
+    assert lived.file.name == "memoir-0002"
+    lived.spool.close(5.0)
+    assert copies(tmp_path, "z", "a") == [1, 1]
+    assert problems_of(tmp_path) == []
+
+
+def test_what_is_settled_while_a_life_begins_is_counted_once(tmp_path: Path) -> None:
+    """It was on disk already when the room was counted anew, and taken off once more."""
+    lived = Lived(tmp_path)
+    put(lived.spool, "a")
+    end = lived.spool.close_batch()
+
+    def settle(file: SpoolFile) -> int:
+        batch = ledger.next_unledgered(file.connection, file.ledgered_id, end, 1)
+        assert batch is not None
+        ledger.open_batch(file.connection, batch)
+        file.ledgered_id = batch.last_id
+        ledger.settle(file.connection, batch, State.DELIVERED, unix_ns=1)
+        return batch.bytes
+
+    size = lived.spool.perform(settle)
+    lived.go_back()
+    lived.spool.settled(size, delivered=True)
+    upkeep = lived.spool._home.upkeep
+    assert upkeep is not None
+    assert upkeep._waiting_bytes == 0
+    lived.spool.close(5.0)
+
+
+def test_numbers_stay_reserved_in_the_next_life(tmp_path: Path) -> None:
+    """Else a crash leaves a gap unnamed: on an event loop records wait in memory."""
+
+    async def emit(name: str) -> None:
+        lived.spool.append(own_draft(name))
+
+    lived = Lived(tmp_path)
+    asyncio.run(emit("a"))
+    lived.spool._writer._write_once()
+    lived.go_back()
+    asyncio.run(emit("b"))
+    life = lived.spool.life
+    assert life is not None
+    assert life.stream.epoch == 2
+    assert life.reserved >= life.next_sequence - 1
+    lived.spool.close(5.0)
+
+
+def test_nothing_is_said_under_the_commit_lock_while_a_life_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in any commit: a handler of the application may wait for that lock."""
+    monkeypatch.setattr(complaints, "_said", {})
+    lived = Lived(tmp_path, durability="batch")
+    put(lived.spool, "a")
+    lived.spool._writer._write_once()
+    put(lived.spool, "b")
+    handler = Asking(lived.spool)
+    logger = logging.getLogger("otel_memoir")
+    logger.addHandler(handler)
+    try:
+        make_faulty(lived.spool, "INSERT INTO record", io_error())
+        lived.go_back()
+    finally:
+        logger.removeHandler(handler)
+    lived.spool.close(5.0)
+    assert handler.answers
+    assert all(handler.answers)

@@ -123,7 +123,7 @@ class GroupCommit(Generic[E]):
         try:
             held = self._commit_lock.acquire(timeout=max(timeout, 0.0))
             if held:
-                self._commit_held()
+                self.commit_held()
             return held
         finally:
             try:
@@ -158,7 +158,8 @@ class GroupCommit(Generic[E]):
         with contextlib.suppress(RuntimeError):
             self._commit_lock.release()
 
-    def _commit_held(self) -> None:
+    def commit_held(self) -> None:
+        """Commit all that is queued now. The caller holds the commit lock (``committing``)."""
         with self.append_lock:
             groups = list(self._queue)
             self._open = None

@@ -191,7 +191,7 @@ class Home:
         The caller holds the commit lock.
 
         Args:
-            commit: Commits what is queued.
+            commit: Commits what is queued, and says nothing.
 
         Raises:
             sqlite3.Error: Nothing began, and nothing ended.
@@ -199,25 +199,30 @@ class Home:
         committer, old = self.committer, self.life
         if committer is None or old is None:
             return
-        is_here = old.file_name == committer.file.name
-        self._begin_life(committer.file, living=old.number if is_here else 0)
+        file = committer.file
+        self._begin_life(file, living=old.number)
         commit()  # after it the old one has nothing in the queue, if it went well
-        if is_here and old.stored == old.next_sequence - 1:
-            committer.file.end_stream(old.number, old.stored)
+        # In another file the same number is somebody else's.
+        if committer.file is file and old.stored == old.next_sequence - 1:
+            file.end_stream(old.number, old.stored)
 
     def _begin_life(self, file: SpoolFile, *, living: int = 0) -> None:
-        self._began_in = self._clock_epoch()
+        assert self.committer is not None
+        began_in = self._clock_epoch()
         hand_over = self._settings.durability == "batch" or on_event_loop()
-        reserve = RESERVE if hand_over else 0
+        reserve = RESERVE if hand_over or self.committer.reserve else 0
         number, stream = file.begin_stream(self._wall_ns(), reserve=reserve, living=living)
         life = Life(file.name, number, stream, self._make_stamper(stream), reserved=reserve)
-        upkeep = Upkeep(file, self._settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s)
-        assert self.committer is not None
+        # A settlement that is on disk already may still be on its way to the old one.
+        upkeep = (self.upkeep if living else None) or Upkeep(
+            file, self._settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s
+        )
         self.committer.reserve = reserve
         with self._commits.append_lock:
             self._batch.skip_to(file.last_batch + 1)
             self.upkeep = upkeep
             self.life = life
+            self._began_in = began_in
 
     def _fail_over(self, error: Exception) -> Successor:
         """Leave the current file for a new one; called under the commit lock."""

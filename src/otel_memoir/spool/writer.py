@@ -117,8 +117,7 @@ class Writer:
             return
         try:
             self._nesting.drain_left_over()
-            if self._home.is_over:
-                self._begin_anew()
+            self._begin_anew()
             if committer.needs_sync:
                 self._chores.sync()
             else:
@@ -131,9 +130,17 @@ class Writer:
         self._on_written()
 
     def _begin_anew(self) -> None:
-        with self._commits.committing(1.0) as held:
-            if held:
-                self._home.begin_anew(lambda: self._commits.commit_queued(1.0))
+        """Begin the next life if the clock had to go back. Whatever fails, commits go on."""
+        try:
+            if not self._home.is_over:
+                return
+            with self._commits.committing(1.0) as held:
+                if held:
+                    self._home.begin_anew(self._commits.commit_held)
+        except Exception as error:  # noqa: BLE001 - the clock may be the application's own
+            complaints.say("anew", f"no stream could be begun, though the clock went back: {error}")
+        finally:
+            complaints.let_out()
 
     def _has_step(self, upkeep: Upkeep) -> bool:
         with self._commits.committing(1.0) as held:
