@@ -333,7 +333,8 @@ class Committer:
     def _disk_is_full(
         self, entries: Sequence[Entry], chores: Sequence[Chore], error: Exception
     ) -> bool:
-        self.refuse(entries, DISK_FULL)
+        # What was stored before a checkpoint had no room is stored.
+        self.refuse([entry for entry in entries if entry.sequence > entry.life.stored], DISK_FULL)
         complaints.say(
             "disk full",
             f"the disk under {self.file.path} is full: new records are refused and counted "
@@ -345,6 +346,8 @@ class Committer:
             try:
                 self._store((), waiting)
             except (sqlite3.Error, MemoirError) as again:
+                if is_io_error(again) or is_corrupt(again):
+                    return self._leave_file((), waiting, again)
                 for chore in waiting:
                     if not chore.done:
                         chore.finish(again)

@@ -176,7 +176,7 @@ class SpoolFile:
 
     def stored_sequence(self, stream: int) -> int:
         """The last sequence number of a stream that a commit made visible."""
-        return self._number("SELECT sequence FROM stream WHERE id = ?", stream)
+        return self._number("SELECT coalesce(max(sequence), 0) FROM stream WHERE id = ?", stream)
 
     def pass_over(self, stream: int, sequence: int) -> None:
         """Write down that a stream gave out a number that no record has."""

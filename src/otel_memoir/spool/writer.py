@@ -10,6 +10,7 @@ from otel_memoir.errors import SpoolRemovedError
 from otel_memoir.settings import Settings
 from otel_memoir.spool.alarm import Alarm
 from otel_memoir.spool.chores import Chores
+from otel_memoir.spool.connection import StorageError, is_io_error
 from otel_memoir.spool.group_commit import GroupCommit
 from otel_memoir.spool.home import Home
 from otel_memoir.spool.model import Draft, Entry
@@ -156,9 +157,17 @@ class Writer:
         while not self._stopping.is_set() and self._has_step(upkeep):
             upkeep.let_go(self._chores.perform(upkeep.step))
         if upkeep.disk_is_low:
+            self._truncate_log()
+
+    def _truncate_log(self) -> None:
+        try:
             with self._commits.committing(1.0) as held:
                 if held and self._home.file is not None:
                     self._home.file.truncate_log()
+        except StorageError as error:
+            if not is_io_error(error):
+                raise
+            self._leave_file(error)  # a checkpoint fsyncs what commits of ``process`` did not
 
     def _on_removed(self, name: str, *, is_lost: bool) -> None:
         """A lock that is gone lets a second writer in; a log that is gone is lost with us."""

@@ -1,0 +1,93 @@
+"""A disk that fails twice: a checkpoint after a commit, a commit after a failed one."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_memoir.spool import Ticket, commit, file
+from otel_memoir.spool.commit import Committer
+from spool_helpers import (
+    disk_full,
+    draft,
+    io_error,
+    make_faulty,
+    names_in,
+    open_spool,
+    problems_of,
+    store,
+    totals_of,
+)
+
+
+def test_a_checkpoint_that_has_no_room_refuses_nothing_that_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit before it had happened; its records were called refused, and delivered."""
+    monkeypatch.setattr(file, "_LOG_BYTES_MAX", 0)
+    monkeypatch.setattr(commit, "UNSYNCED_BYTES_MAX", 0)
+    spool = open_spool(tmp_path, durability="process", fsync_interval_s=60.0)
+    store(spool, "first")
+    make_faulty(spool, "PRAGMA wal_checkpoint", disk_full())
+    assert isinstance(spool.append(draft("second")), Ticket)
+    spool.close(5.0)
+    assert totals_of(tmp_path).refused == {}
+    assert problems_of(tmp_path) == []
+
+
+def test_an_fsync_that_fails_after_the_disk_was_full_is_noticed(tmp_path: Path) -> None:
+    """The next one would succeed without the pages that are gone."""
+    spool = open_spool(tmp_path, durability="process", fsync_interval_s=60.0)
+    store(spool, "first")
+    make_faulty(spool, "COMMIT", io_error())
+    make_faulty(spool, "COMMIT", disk_full())
+    spool.flush(1.0)
+    assert spool.file is not None
+    assert spool.file.name == "memoir-0002"
+    spool.close(5.0)
+    assert names_in(tmp_path) == {"first"}
+    assert problems_of(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_fsynced_to_give_room_back_is_noticed(tmp_path: Path) -> None:
+    """As above: what was committed since the writer's last fsync is in no file for sure."""
+    spool = open_spool(tmp_path, durability="process", fsync_interval_s=60.0)
+    store(spool, "first")
+    upkeep = spool._home.upkeep
+    assert upkeep is not None
+    spool._writer.stop(5.0)
+    make_faulty(spool, "PRAGMA wal_checkpoint(TRUNCATE)", io_error())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upkeep, "refresh", lambda: None)
+        patch.setattr(upkeep, "disk_is_low", True)
+        with contextlib.suppress(sqlite3.Error):
+            spool._writer._keep_up(upkeep)
+    assert spool.file is not None
+    assert spool.file.name == "memoir-0002"
+    spool.close(5.0)
+    assert names_in(tmp_path) == {"first"}
+
+
+def test_a_new_file_whose_first_commit_fails_too_lets_nothing_reach_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had been stored was looked for in a stream that the new file does not have."""
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    succeed = Committer._succeed
+
+    def succeed_and_break(committer: Committer, *given: Any) -> None:
+        succeed(committer, *given)
+        make_faulty(spool, "COMMIT", disk_full())
+
+    monkeypatch.setattr(Committer, "_succeed", succeed_and_break)
+    make_faulty(spool, "COMMIT", io_error())
+    spool.append(draft("second"))
+    store(spool, "third")
+    spool.close(5.0)
+    assert totals_of(tmp_path).refused == {"broken": 1}
+    assert problems_of(tmp_path) == []
