@@ -15,10 +15,12 @@ from spool_helpers import (
     disk_full,
     draft,
     io_error,
+    is_refused,
     make_faulty,
     names_in,
     open_spool,
     problems_of,
+    select,
     store,
     totals_of,
 )
@@ -90,4 +92,42 @@ def test_a_new_file_whose_first_commit_fails_too_lets_nothing_reach_the_caller(
     store(spool, "third")
     spool.close(5.0)
     assert totals_of(tmp_path).refused == {"broken": 1}
+    assert problems_of(tmp_path) == []
+
+
+def test_a_commit_that_is_torn_as_it_is_noted_is_stored_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records stood twice among those that no fsync covers, and twice in the next file."""
+    spool = open_spool(tmp_path, durability="process", fsync_interval_s=60.0)
+    store(spool, "first")
+    noted = Committer._stored
+
+    def note_and_tear(committer: Committer, *given: Any, **named: Any) -> None:
+        noted(committer, *given, **named)
+        monkeypatch.setattr(Committer, "_stored", noted)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Committer, "_stored", note_and_tear)
+    with pytest.raises(KeyboardInterrupt):
+        spool.append(draft("second"))
+    make_faulty(spool, "COMMIT", io_error())
+    spool.flush(1.0)
+    spool.close(5.0)
+    assert select(tmp_path / "memoir-0002.db", "SELECT sequence FROM record") == [(1,), (2,)]
+    assert problems_of(tmp_path) == []
+
+
+def test_what_a_disk_refuses_that_is_full_for_long_is_one_gap(tmp_path: Path) -> None:
+    """Each commit wrote all the gaps before it, and each emit looked through them."""
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    make_faulty(spool, "COMMIT", disk_full(), times=100)
+    for number in range(100):
+        assert is_refused(spool.append(draft(f"r{number}")), "disk_full")
+    last = store(spool, "last")
+    assert len(last.life.refused) == 1
+    spool.close(5.0)
+    gaps = select(tmp_path / "memoir-0001.db", "SELECT records, first_sequence FROM gap")
+    assert gaps == [(100, 2)]
     assert problems_of(tmp_path) == []

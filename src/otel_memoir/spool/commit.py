@@ -27,12 +27,7 @@ from typing import Any, NamedTuple
 from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.spool import ledger
-from otel_memoir.spool.connection import (
-    is_corrupt,
-    is_disk_full,
-    is_io_error,
-    roll_back,
-)
+from otel_memoir.spool.connection import is_corrupt, is_disk_full, is_io_error, roll_back
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.model import BROKEN, DISK_FULL, INTERRUPTED, Entry, Life, Refused
 from otel_memoir.spool.moved import holes_left
@@ -306,7 +301,7 @@ class Committer:
         if synced:
             self._unsynced.clear()
             self._unsynced_bytes = 0
-        else:
+        elif entries and not (self._unsynced and self._unsynced[-1] is entries[-1]):
             self._unsynced.extend(entries)
             self._unsynced_bytes += sum(entry.size for entry in entries)
         self.refused.clear()
@@ -333,7 +328,7 @@ class Committer:
     def _disk_is_full(
         self, entries: Sequence[Entry], chores: Sequence[Chore], error: Exception
     ) -> bool:
-        # What was stored before a checkpoint had no room is stored.
+        # Not what was stored before a checkpoint had no room.
         self.refuse([entry for entry in entries if entry.sequence > entry.life.stored], DISK_FULL)
         complaints.say(
             "disk full",
@@ -357,9 +352,13 @@ class Committer:
         """Give up on entries that have numbers: they become a gap, once it can be written."""
         for life, part in itertools.groupby(entries, key=lambda entry: entry.life):
             mine = list(part)
-            self.lost.append((life, mine[0].sequence, mine[-1].sequence, reason))
-            life.refused.append((mine[0].sequence, mine[-1].sequence, reason))
-            life.stored = max(life.stored, mine[-1].sequence)
+            first, last = mine[0].sequence, mine[-1].sequence
+            life.refuse(first, last, reason)
+            begun = self.lost[-1] if self.lost else None
+            if begun is not None and begun[0] is life and begun[2:] == (first - 1, reason):
+                self.lost[-1] = (life, begun[1], last, reason)
+            else:
+                self.lost.append((life, first, last, reason))
 
     def _leave_file(
         self, entries: Sequence[Entry], chores: Sequence[Chore], error: Exception

@@ -104,6 +104,17 @@ class Life:
     stored: int = 0
     refused: list[tuple[int, int, Refused]] = field(default_factory=list)
 
+    def refuse(self, first: int, last: int, reason: Refused) -> None:
+        """Note that the commit of numbers came to nothing.
+
+        A disk that is full for long makes one run: each emit looks through all of them.
+        """
+        if self.refused and self.refused[-1][1:] == (first - 1, reason):
+            self.refused[-1] = (self.refused[-1][0], last, reason)
+        else:
+            self.refused.append((first, last, reason))
+        self.stored = max(self.stored, last)
+
     def refusal(self, sequence: int) -> Refused | None:
         """Why the commit of a number came to nothing, if it did."""
         for first, last, reason in self.refused:
