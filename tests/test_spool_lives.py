@@ -1,4 +1,4 @@
-"""Several lives in one file: how one ends and the next begins, and what a failover makes of them."""
+"""Several lives in one file: how one ends, the next begins, and what a failover makes of them."""
 
 from __future__ import annotations
 
