@@ -176,12 +176,12 @@ class Committer:
             if must_sync:
                 with self.file.synced():
                     self._transact(entries, chores)
-                written = self._unsynced_bytes + _CHORE_BYTES * len(chores)
+                written = sum(e.size for e in (*self._unsynced, *entries))
             else:
                 self._transact(entries, chores)
             self._stored(entries, chores, synced=must_sync or self._every_commit_synced)
             if must_sync:
-                self.file.keep_log_short(written)
+                self.file.keep_log_short(written + _CHORE_BYTES * len(chores))
         except BaseException as error:
             roll_back(self.file.connection)
             # A COMMIT that was interrupted, or that raised, may have happened: the

@@ -282,6 +282,10 @@ class SpoolFile:
         finally:
             set_synchronous(self.connection, self._synchronous)
 
+    def note_written(self, size: int) -> None:
+        """Take note of so many bytes that went into the log, beyond what a chore writes."""
+        self._log_bytes += size
+
     def keep_log_short(self, size: int) -> None:
         """Checkpoint, where SQLite does not do it by itself, once there is much in the log.
 
@@ -291,7 +295,7 @@ class SpoolFile:
         Raises:
             sqlite3.Error: An fsync failed: what no earlier one covered may be gone.
         """
-        self._log_bytes += size
+        self.note_written(size)
         if self._synchronous == "NORMAL" and self._log_bytes > _LOG_BYTES_MAX:
             self._log_bytes = 0
             self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -24,6 +24,7 @@ BALLAST_BYTES = 2 * 2**20
 
 _INTERVAL_S = 1.0
 _STEP_PAGES = 256
+_PAGE_BYTES = 4096
 _NEVER_RETAINED = ("evicted", "expired", "discarded")
 
 
@@ -169,12 +170,11 @@ class Upkeep:
             ledger.merge(file.connection, self._runs.pop())
         found = self._next_to_prune(file.connection)
         if found is not None:
+            file.note_written(found[0].bytes)  # pages that get free are written, too
             return self._prune(file.connection, *found)
         if _free_pages(file.connection) > self._free_pages_max:
-            # A statement that is stepped to its end frees all it was asked to;
-            # fetchall() on it freed one page (measured).
-            for _ in file.connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})"):
-                pass
+            _vacuum(file.connection)
+            file.note_written(2 * _STEP_PAGES * _PAGE_BYTES)  # each page that goes moves another
         return 0
 
     def let_go(self, size: int) -> None:
@@ -216,6 +216,15 @@ def _allocate(descriptor: int, size: int) -> None:
         written = os.write(descriptor, bytes(size))
         if written < size:
             raise OSError(errno.ENOSPC, "no room for the ballast")
+
+
+def _vacuum(connection: sqlite3.Connection) -> None:
+    """Free some pages. Python 3.11 frees one a statement, others all they ask for (measured)."""
+    goal = max(0, _free_pages(connection) - _STEP_PAGES)
+    for _ in range(_STEP_PAGES):
+        if (more := _free_pages(connection) - goal) <= 0:
+            return
+        connection.execute(f"PRAGMA incremental_vacuum({more})").fetchall()
 
 
 def _free_pages(connection: sqlite3.Connection) -> int:
