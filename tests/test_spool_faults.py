@@ -314,6 +314,53 @@ def test_a_quota_that_is_used_up_is_a_full_disk_and_not_a_broken_one(
     assert problems_of(tmp_path) == []
 
 
+def test_a_quota_that_leaves_no_room_for_the_ballast_closes_the_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room, it says; records would fill what settling needs."""
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    spool._writer.stop(5.0)
+    upkeep = spool._home.upkeep
+    assert upkeep is not None
+    make_faulty(spool, "COMMIT", disk_full())
+    assert is_refused(spool.append(draft("second")), "disk_full")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", over_quota)
+        upkeep.refresh()
+        assert is_refused(spool.append(draft("third")), "disk_full")
+    upkeep.refresh()
+    assert store(spool, "fourth").stored
+    spool.close(5.0)
+    assert totals_of(tmp_path).refused == {"disk_full": 2}
+    assert problems_of(tmp_path) == []
+
+
+def test_no_file_is_made_where_the_process_stands_to_ask_for_a_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed write inside a chore was asked about in the working directory."""
+    asked: list[Path] = []
+
+    def ask(*, dir: Path, buffering: int) -> NoReturn:
+        asked.append(dir)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", ask)
+    spool = open_spool(tmp_path)
+    store(spool, "first")
+    failed_write = io_error()
+    failed_write.sqlite_errorname = "SQLITE_IOERR_WRITE"
+
+    def fail(_: object) -> None:
+        raise failed_write
+
+    with contextlib.suppress(Exception):
+        spool.perform(fail)
+    spool.close(5.0)
+    assert Path() not in asked
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 6 MB."""

@@ -143,24 +143,27 @@ def roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where there is no room, be it the disk's or the user's."""
 
 
-def is_disk_full(error: BaseException, *, at: Path | str = MEMORY) -> bool:
+def is_disk_full(error: BaseException, *, at: Path | str | None = None) -> bool:
     """Whether there is no room, by what SQLite or the system said.
 
     SQLite knows ENOSPC only. A quota that is used up (EDQUOT) is to it a write that
     failed, so the file system is asked itself.
 
     Args:
-        at: The file that was written to.
+        at: The file that was written to; without it, a quota is not asked for.
     """
     if isinstance(error, OSError):
-        return error.errno in _NO_ROOM
+        return error.errno in NO_ROOM
     if not isinstance(error, sqlite3.OperationalError):
         return False
     failed_write = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_WRITE"  # 3.11
-    return "is full" in str(error) or (failed_write and _is_quota_used_up(Path(at).parent))
+    return "is full" in str(error) or (
+        failed_write and at is not None and _is_quota_used_up(Path(at).parent)
+    )
 
 
 def _is_quota_used_up(directory: Path) -> bool:
@@ -168,7 +171,7 @@ def _is_quota_used_up(directory: Path) -> bool:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
             probe.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        return error.errno in _NO_ROOM
+        return error.errno in NO_ROOM
     return False
 
 

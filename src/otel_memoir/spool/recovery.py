@@ -48,7 +48,7 @@ def open_slot(
             last = error
             avoid |= _give_up(lock, error, wall_ns)
             failing += is_io_error(error)
-            if failing >= _FAILING_MAX or is_disk_full(error):
+            if failing >= _FAILING_MAX or is_disk_full(error, at=lock.slot.database):
                 break
         except OSError:
             lock.release()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from otel_memoir.settings import Settings
 from otel_memoir.spool import ledger
+from otel_memoir.spool.connection import NO_ROOM
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.model import Batch, State
 
@@ -54,6 +55,7 @@ class Upkeep:
         self._runs: list[ledger.Run] = []
         self._merge_from_id = 0
         self.disk_is_low = False
+        self._is_spent = False
         self._make_ballast()
         self._look_at_disk()
 
@@ -89,8 +91,9 @@ class Upkeep:
         """Look at the disk; take the ballast back once there is room for it."""
         self._next_s = self._monotonic_s() + _INTERVAL_S
         self._look_at_disk()
-        if not self.disk_is_low:
+        if not self.disk_is_low or self._is_spent:
             self._make_ballast()
+            self._look_at_disk()
 
     def _look_at_disk(self) -> None:
         if self._file.lock is None:
@@ -100,7 +103,7 @@ class Upkeep:
         # Without its ballast a spool takes no records before there is room to make one:
         # they would fill what settling needs.
         spent = not self._file.lock.slot.ballast.exists() and free < 2 * BALLAST_BYTES
-        self.disk_is_low = spent or free < self._settings.disk_free_bytes_min
+        self.disk_is_low = spent or self._is_spent or free < self._settings.disk_free_bytes_min
 
     # -- the ballast ----------------------------------------------------------
 
@@ -112,7 +115,10 @@ class Upkeep:
             descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
                 _allocate(descriptor, BALLAST_BYTES)
-            except OSError:
+                self._is_spent = False
+            except OSError as error:
+                # A quota may be used up though the disk has room.
+                self._is_spent = error.errno in NO_ROOM
                 path.unlink()
             finally:
                 os.close(descriptor)
