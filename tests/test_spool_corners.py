@@ -17,7 +17,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 
 from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.delivery.planner import Planner
-from otel_memoir.delivery.sources import Adoption
+from otel_memoir.delivery.sources import Adoption, OwnSource
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SettingsError, SpoolError
 from otel_memoir.observe import observe
@@ -265,6 +265,38 @@ def test_a_close_that_everything_holds_up_takes_its_timeout_once(tmp_path: Path)
         took_s = time.monotonic() - began_s
     spool.close(5.0)
     assert took_s < 9.0
+
+
+@pytest.mark.slow
+def test_a_close_that_has_nothing_to_flush_takes_its_timeout_once_too(tmp_path: Path) -> None:
+    """It waited as long for those who read, and then for those who commit."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    spool._writer.stop(TIMEOUT_S)
+    with held_elsewhere(spool.reading.acquire, spool.reading.release), held_elsewhere(
+        lambda: spool._commits.hold(TIMEOUT_S), spool._commits.let_go
+    ):
+        began_s = time.monotonic()
+        spool.close(4.0)
+        took_s = time.monotonic() - began_s
+    spool.close(5.0)
+    assert took_s < 7.0
+
+
+def test_what_is_settled_in_a_file_that_was_left_takes_no_room_from_the_next(
+    tmp_path: Path,
+) -> None:
+    """A failover came between the commit of a settlement and its being counted."""
+    spool = open_spool(tmp_path)
+    store(spool, "a")
+    assert spool.file is not None
+    source = OwnSource(spool, spool.file)
+    spool.leave_file(sqlite3.OperationalError("disk I/O error"))
+    source.settled(100, delivered=True)
+    upkeep = spool._home.upkeep
+    assert upkeep is not None
+    assert (upkeep._waiting_bytes, upkeep._retained_bytes) == (0, 0)
+    spool.close(5.0)
 
 
 @contextmanager

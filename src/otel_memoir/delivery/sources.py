@@ -81,7 +81,8 @@ class OwnSource:
         return self._spool.batch_numbers(count)
 
     def settled(self, size: int, *, delivered: bool) -> None:
-        self._spool.settled(size, delivered=delivered)
+        if not self.is_left():  # the room is the next file's
+            self._spool.settled(size, delivered=delivered)
 
     def is_left(self) -> bool:
         return self._spool.file is not self.file

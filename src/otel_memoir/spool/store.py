@@ -366,8 +366,8 @@ class Spool:
             self.flush(timeout)
         self._writer.stop(max(_LOOK_S, deadline_s - self._monotonic_s()))
         # A courier that did not stop in time may be reading: then nothing is closed.
+        reading = self.reading.acquire(timeout=max(_LOOK_S, deadline_s - self._monotonic_s()))
         rest_s = max(_LOOK_S, deadline_s - self._monotonic_s())
-        reading = self.reading.acquire(timeout=rest_s)
         try:
             with self.uninterrupted(), self._commits.committing(rest_s) as held:
                 if held and reading:
