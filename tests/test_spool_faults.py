@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -342,8 +342,8 @@ def test_no_file_is_made_where_the_process_stands_to_ask_for_a_quota(
     """A failed write inside a chore was asked about in the working directory."""
     asked: list[Path] = []
 
-    def ask(*, dir: Path, buffering: int) -> NoReturn:
-        asked.append(dir)
+    def ask(**given: Any) -> NoReturn:
+        asked.append(given["dir"])
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", ask)
