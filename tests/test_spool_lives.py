@@ -24,6 +24,7 @@ from spool_helpers import (
     own_draft,
     problems_of,
     put,
+    select,
     totals_of,
 )
 from test_spool_corners import QUICK, deliver_all
@@ -214,3 +215,27 @@ def test_nothing_is_said_under_the_commit_lock_while_a_life_begins(
     lived.spool.close(5.0)
     assert handler.answers
     assert all(handler.answers)
+
+
+def test_a_life_that_ends_on_a_full_disk_is_not_said_to_have_died(tmp_path: Path) -> None:
+    """A gap of up to 16,383 numbers was told, though each had been given an answer."""
+    lived = Lived(tmp_path, durability="batch")
+    put(lived.spool, "a")
+    make_faulty(lived.spool, "INSERT INTO record", disk_full())
+    lived.go_back()
+    put(lived.spool, "b")
+    lived.spool.close(5.0)
+    ended = select(tmp_path / "memoir-0001.db", "SELECT ended, sequence FROM stream")
+    assert ended == [("clean", 1), ("clean", 1)]
+
+
+def test_a_life_begins_after_the_times_that_were_still_in_memory(tmp_path: Path) -> None:
+    """The clock went back by less than lives may overlap."""
+    lived = Lived(tmp_path, durability="batch")
+    put(lived.spool, "a")
+    waits = lived.spool._commits.first_queued()
+    assert waits is not None
+    lived.go_back()
+    assert lived.spool.life is not None
+    assert lived.spool.life.stream.after_unix_ns == waits.unix_ns
+    lived.spool.close(5.0)

@@ -196,9 +196,10 @@ class Home:
         Raises:
             sqlite3.Error: Nothing began, and nothing ended.
         """
+        commit()  # the next life begins after the last time that is on disk
         committer, old = self.committer, self.life
-        if committer is None or old is None:
-            return
+        if committer is None or old is None or not self.is_over:
+            return  # a failover has begun it
         file = committer.file
         self._begin_life(file, living=old.number)
         commit()  # after it the old one has nothing in the queue, if it went well
