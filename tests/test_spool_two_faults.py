@@ -95,6 +95,30 @@ def test_a_new_file_whose_first_commit_fails_too_lets_nothing_reach_the_caller(
     assert problems_of(tmp_path) == []
 
 
+def test_what_the_left_file_has_is_not_refused_though_the_next_one_cannot_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that `emit` had accepted were refused, and delivered all the same."""
+    spool = open_spool(tmp_path, durability="process", fsync_interval_s=60.0)
+    store(spool, "first")
+    store(spool, "second")
+    succeed = Committer._succeed
+
+    def succeed_and_break(committer: Committer, *given: Any) -> None:
+        succeed(committer, *given)
+        make_faulty(spool, "COMMIT", disk_full())
+
+    monkeypatch.setattr(Committer, "_succeed", succeed_and_break)
+    make_faulty(spool, "COMMIT", io_error())
+    assert is_refused(spool.append(draft("third")), "broken")
+    store(spool, "fourth")
+    spool.close(5.0)
+    assert names_in(tmp_path) == {"first", "second", "fourth"}
+    totals = totals_of(tmp_path)
+    assert (totals.accepted, dict(totals.refused), totals.unaccounted) == (3, {"broken": 1}, 0)
+    assert problems_of(tmp_path) == []
+
+
 def test_a_commit_that_is_torn_as_it_is_noted_is_stored_again_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

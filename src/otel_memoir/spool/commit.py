@@ -382,7 +382,7 @@ class Committer:
             self._stored_again_bytes += sum(e.size for e in again) - sum(e.size for e in entries)
         except (sqlite3.Error, MemoirError) as worse:
             complaints.say("failover", f"cannot write to {self.file.path}: {worse}")
-            self.refuse(again, BROKEN)
+            self.refuse(new, BROKEN)  # the file that was left has the others
         finally:
             successor.let_go()
         return True
