@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from otel_memoir.spool import Ticket, commit, file
+from otel_memoir.spool import Spool, Ticket, commit, file
 from otel_memoir.spool.commit import Committer
 from spool_helpers import (
     disk_full,
@@ -93,6 +94,65 @@ def test_a_new_file_whose_first_commit_fails_too_lets_nothing_reach_the_caller(
     spool.close(5.0)
     assert totals_of(tmp_path).refused == {"broken": 1}
     assert problems_of(tmp_path) == []
+
+
+def test_an_eviction_that_takes_longer_than_the_emitter_waits_counts_once_it_happened(
+    tmp_path: Path,
+) -> None:
+    """Its bytes were taken back as it was given up on, and then it happened."""
+    spool = open_spool(
+        tmp_path, spool_bytes_max=2**16, when_full="evict", request_records_max=1,
+        emit_timeout_s=0.2,
+    )
+    for number in range(3):
+        store(spool, f"r{number}", size=15_000)
+    spool._writer.stop(5.0)
+    upkeep, committing = spool._home.upkeep, Held(spool)
+    assert upkeep is not None
+    assert is_refused(spool.append(draft("big", size=15_000)), "full")
+    committing.let_go()
+    (waiting,) = select(
+        tmp_path / "memoir-0001.db", "SELECT sum(size) FROM record WHERE id > "
+        "(SELECT coalesce(max(last_id), 0) FROM batch)",
+    )
+    assert upkeep._waiting_bytes == waiting[0]
+    assert totals_of(tmp_path).evicted >= 1
+    assert spool.has_evicted
+    spool.close(5.0)
+
+
+class Held:
+    """Another thread that takes up the next chore, and whose commit hangs until ``let_go``."""
+
+    def __init__(self, spool: Spool) -> None:
+        assert spool.file is not None
+        self._real, self._spool = spool.file.connection, spool
+        self._hangs, self._over = threading.Event(), threading.Event()
+        spool.file.connection = self  # type: ignore[assignment]  # as a slow disk's
+        self._thread = threading.Thread(target=lambda: spool._commits.commit_queued(20.0))
+        self._wait, spool._chores._commit = spool._chores._commit, self.take_up  # type: ignore[method-assign]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def execute(self, sql: str, *given: Any) -> Any:
+        """Hang in a COMMIT of the other thread."""
+        if sql == "COMMIT" and threading.current_thread() is self._thread:
+            self._hangs.set()
+            self._over.wait(20.0)
+        return self._real.execute(sql, *given)
+
+    def take_up(self, chore: Any, timeout: float) -> None:
+        """Let the other thread begin; then wait as the one who asked does."""
+        self._thread.start()
+        assert self._hangs.wait(20.0)
+        self._wait(chore, timeout)
+
+    def let_go(self) -> None:
+        """Let the commit end."""
+        self._over.set()
+        self._thread.join(20.0)
+        self._spool._chores._commit = self._wait  # type: ignore[method-assign]
 
 
 def test_what_the_left_file_has_is_not_refused_though_the_next_one_cannot_take_it(

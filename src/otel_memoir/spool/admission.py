@@ -9,7 +9,7 @@ from collections.abc import Callable
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
 from otel_memoir.settings import Settings
-from otel_memoir.spool.chores import Chores
+from otel_memoir.spool.chores import Chores, LateError
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.home import Home
 from otel_memoir.spool.model import (
@@ -126,15 +126,18 @@ class Admission:
                 if not (freed := upkeep.evict_oldest(file, self._end_of_closed())):
                     return False
                 evicted.append(freed)
-                self.has_evicted = True
             return True
 
         def take_back() -> None:
             upkeep.settled(-sum(evicted), delivered=False)
             evicted.clear()
 
+        has_room = False
         try:
-            return self._chores.perform(oldest)
+            has_room = self._chores.perform(oldest)
+        except LateError:
+            pass  # whoever has begun with it ends it
         except (MemoirError, sqlite3.Error):
             take_back()
-            return False
+        self.has_evicted |= bool(evicted)
+        return has_room

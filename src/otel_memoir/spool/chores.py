@@ -20,6 +20,10 @@ RIDE_S = 0.05
 """How long a chore waits for an emitter's commit to ride in, before it makes its own."""
 
 
+class LateError(SpoolError):
+    """Work did not end in time. If somebody had begun with it, it may happen yet."""
+
+
 class Chores:
     """Runs work in the next commit, and waits until that is on disk.
 
@@ -59,6 +63,8 @@ class Chores:
             timeout: The longest wait, in seconds; ``emit_timeout_s`` by default.
 
         Raises:
+            LateError: It was not committed in time.
+
             SpoolError: It could not be committed; nothing of it happened.
 
             Exception: What ``work`` raised.
@@ -73,7 +79,7 @@ class Chores:
         if not chore.done:
             with contextlib.suppress(ValueError):
                 committer.chores.remove(chore)
-            raise SpoolError("write", target=self._home.directory, cause="the disk is too slow")
+            raise LateError("write", target=self._home.directory, cause="the disk is too slow")
         if chore.error is not None:
             raise chore.error
         return cast(T, chore.result)
