@@ -166,6 +166,12 @@ class SpoolMachine(RuleBasedStateMachine):
         """The wall clock is set; a courier has a step at least each second, so it notices."""
         self.world.jump(seconds)
 
+    @precondition(_some_live)
+    @rule(index=which)
+    def go_back(self, index: int) -> None:
+        """The clock of the stamps has to go back."""
+        self.world.go_back(self.process(index))
+
     @precondition(lambda self: self.world.free_quarantined())
     @rule(choice=st.integers(0, 3), discards=st.booleans())
     def operate(self, choice: int, discards: bool) -> None:

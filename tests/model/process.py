@@ -30,7 +30,13 @@ ENVELOPE = join_envelope(b"", b"")
 
 
 class TickingClock(FakeClock):
-    """A clock whose every look takes a millisecond, so that each wait ends."""
+    """A clock whose every look takes a millisecond, so that each wait ends.
+
+    Attributes:
+        epoch: How often it had to go back: then each process begins another stream.
+    """
+
+    status, epoch = "", 0
 
     def monotonic_s(self) -> float:
         """What ``time.monotonic`` would say."""
@@ -119,7 +125,7 @@ class Process:
         self._last_committer: Committer | None = None
         self.spool = HandDrivenSpool(
             settings, directory=directory, wall_ns=clock.wall_ns,
-            monotonic_s=clock.monotonic_s,
+            monotonic_s=clock.monotonic_s, clock_epoch=lambda: clock.epoch,
             make_stamper=lambda stream: stream_stamper(
                 stream, clock=clock, make_suffix=_make_suffix
             ),

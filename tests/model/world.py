@@ -158,6 +158,12 @@ class World:
         for process in self.living:
             process.courier._planner.tried_s()
 
+    def go_back(self, process: Process) -> None:
+        """The clock finds out that it is ahead; one process sees it at once, the others later."""
+        self.clock.epoch += 1
+        self.jump(-3600.0)
+        self.act(process, process.write_once)
+
     def operate(self, choice: int, *, discards: bool) -> None:
         """An operator replays or discards a batch of a file that nobody holds."""
         found = self.free_quarantined()
