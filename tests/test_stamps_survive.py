@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from host_programs.hosting import (
     until,
 )
 from otel_memoir import DurableLogRecordProcessor
-from otel_memoir.testing import ScriptedCollector
+from otel_memoir.clock import SynchronizedClock
+from otel_memoir.testing import NtpAnswer, ScriptedCollector, ScriptedNtpServer
 from socket_programs.wiring import FAST
 
 STEPS_S = (0, -3, -8, 5, -2)
@@ -177,3 +179,37 @@ def test_a_clock_that_has_to_go_back_begins_the_next_epoch_of_the_stream(
     assert last.proto.time_unix_nano - first.proto.time_unix_nano > 1900 * 10**9
     assert [r for r in collector.delivered if r.event_name == "memoir.delivery.gap"] == []
     assert_accounted(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["observe", "correct"])
+def test_a_record_carries_the_bound_that_its_servers_allow(
+    mode: Any, collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    """Servers that are two seconds ahead: `observe` says so in the bound, `correct` follows."""
+    ahead = NtpAnswer(offset_s=2.0)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ScriptedNtpServer(lambda _: ahead)) for _ in range(3)]
+        told = ",".join(f"ntp://127.0.0.1:{server.port}" for server in servers)
+        clock = SynchronizedClock(sources=told.split(","), directory=tmp_path / "clock", mode=mode)
+        stack.callback(clock.close)
+        processor = DurableLogRecordProcessor(
+            **FAST, endpoint=collector.endpoint, spool_dir=str(tmp_path / "spool"), clock=clock
+        )
+        provider = LoggerProvider()
+        provider.add_log_record_processor(processor)
+        assert clock.wait_synced(TIMEOUT_S)
+        before_ns = time.time_ns()
+        provider.get_logger("proof").emit(LogRecord(body="hello"))
+        after_ns = time.time_ns()
+        assert processor.wait_delivered(TIMEOUT_S)
+        provider.shutdown()
+    (record,) = collector.delivered
+    bound_ns = record.attributes["memoir.clock.error_bound"]
+    assert "memoir.clock.status" not in record.attributes
+    if mode == "observe":
+        assert before_ns <= record.proto.time_unix_nano <= after_ns
+        assert 2 * 10**9 < bound_ns < 3 * 10**9
+    else:
+        true_ns = record.proto.time_unix_nano - 2 * 10**9
+        assert before_ns - bound_ns <= true_ns <= after_ns + bound_ns
+        assert bound_ns < 10**9
