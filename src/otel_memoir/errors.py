@@ -8,6 +8,12 @@
     │   └── SpoolRemovedError                    a file in use was removed
     ├── DeliveryError                            a destination cannot be used
     ├── ClockError                               a time source gave nothing that can be used
+    ├── LockError                                a lock cannot be taken, kept or let go
+    │   ├── DeadlockError                        units wait for each other in a circle
+    │   ├── LockOrderError                       locks were asked for in a dangerous order
+    │   ├── LockTimeoutError (also a TimeoutError)   a lock was not granted in time
+    │   ├── LockLostError                        a lease ended while its holder was at work
+    │   └── OwnerDiedError                       a unit ended with its lock still held
     └── EventError         (also a ValueError)   a memory event cannot be made or read
 
 Each error names the operation that failed, the object it failed on, the cause,
@@ -16,6 +22,9 @@ and what a person can do about it. None of them leaves ``emit``, ``export``,
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class MemoirError(Exception):
@@ -82,6 +91,53 @@ class ClockError(MemoirError):
     ) -> None:
         self.reason = reason
         super().__init__("ask", target=source, cause=cause or reason, hint=hint)
+
+
+class LockError(MemoirError):
+    """A lock cannot be taken, kept or let go."""
+
+
+class DeadlockError(LockError):
+    """Units wait for each other in a circle, and this one's request was refused.
+
+    The error is retryable: what the unit did under its locks has to be undone, its
+    locks let go, and the whole block done again. ``LockManager.run`` does that.
+
+    Attributes:
+        report: A ``locks.DeadlockReport``, the whole circle: each unit, its span, the key and mode it waits for,
+            what it holds and where it was acquired.
+    """
+
+    def __init__(self, report: Any, *, target: object, cause: object) -> None:
+        self.report = report
+        super().__init__(
+            "wait for lock", target=target, cause=cause,
+            hint="Let go of all locks and do the whole block again, as LockManager.run does.",
+        )
+
+
+class LockOrderError(LockError):
+    """Locks were asked for in an order that, with another one seen before, can deadlock."""
+
+
+class LockTimeoutError(LockError, TimeoutError):
+    """A lock was not granted in time; ``holders`` names who had it then."""
+
+    def __init__(self, target: object, *, waited_s: float, holders: Sequence[str]) -> None:
+        self.waited_s, self.holders = waited_s, tuple(holders)
+        held = f", held by {', '.join(holders)}" if holders else ""
+        super().__init__(
+            "wait for lock", target=target, cause=f"not granted within {waited_s:.3g} s{held}",
+            hint="LockManager.snapshot() shows who waits for whom.",
+        )
+
+
+class LockLostError(LockError):
+    """A lease ended while its holder was at work: what it would write now may be stale."""
+
+
+class OwnerDiedError(LockError):
+    """A unit ended with the lock held: what the lock protects may be half written."""
 
 
 class EventError(MemoirError, ValueError):

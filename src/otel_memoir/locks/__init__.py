@@ -1,0 +1,17 @@
+"""Locks on memories: for threads and tasks, with one wait-for graph.
+
+What it is for: two writers of a memory do not overwrite each other, and no deadlock lasts.
+
+Promises (each in its module): ``engine``: no two holders conflict, no wake-up is lost;
+``judge``: a circle is found by the unit that closes it, before it sleeps; ``lease``: a fencing
+token that grows; ``effects``: nothing foreign is called while the table is locked.
+
+What it refuses: to wait for ever for a dead owner, to block an event loop on itself, and to
+let the owner of a lock be a span.
+"""
+
+from otel_memoir.locks.lease import Lease
+from otel_memoir.locks.manager import LockManager
+from otel_memoir.locks.report import DeadlockReport, Holding, Participant
+
+__all__ = ["DeadlockReport", "Holding", "Lease", "LockManager", "Participant"]

@@ -1,0 +1,234 @@
+"""What is done about a wait that may never end.
+
+It is asked under the mutex when a unit is about to sleep, before it does: the table is
+consistent, so what is found is true, and it is found by the unit that closes the circle.
+
+A circle with a soft edge is undone by letting a waiter go ahead of another, where that leaves
+no other circle; nobody is refused then. Otherwise one unit is refused: of those refused least
+often, the one of the lowest priority, then the one that holds least, then the youngest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from otel_memoir.locks import states
+from otel_memoir.locks.donation import Donations
+from otel_memoir.locks.graph import HARD, LOOP, SOFT, Edge
+from otel_memoir.locks.modes import CONFLICT_FIELDS
+from otel_memoir.locks.mourning import bereaved
+from otel_memoir.locks.report import REFUSED, REORDERED, REPORTED, Verdict
+
+if TYPE_CHECKING:
+    from otel_memoir.locks.effects import Effects
+    from otel_memoir.locks.engine import Engine
+    from otel_memoir.locks.request import Wait
+    from otel_memoir.locks.table import Entry
+    from otel_memoir.locks.unit import Unit
+
+OnDeadlock = Literal["refuse", "report"]
+Policy = Literal["detect", "wait-die", "wound-wait"]
+
+MOVES_MAX = 3
+
+# After so many refusals in a row a unit counts as more important than any priority says.
+REFUSALS_MAX = 3
+
+
+class Judge:
+    """Decides about waits. Used under the mutex of its engine.
+
+    Args:
+        on_deadlock: ``refuse`` a unit, or only ``report``.
+
+        policy: ``detect``: wait, unless that would be for ever. ``wait-die``: who holds
+            something waits for younger owners only. ``wound-wait``: it waits for older ones
+            only, and wounds the younger: their next wait is refused.
+    """
+
+    def __init__(
+        self, engine: Engine, *, on_deadlock: OnDeadlock = "refuse", policy: Policy = "detect"
+    ) -> None:
+        self._engine, self._graph = engine, engine.graph
+        self._on_deadlock, self._policy = on_deadlock, policy
+        self._donations = Donations(engine)
+        self._said: set[frozenset[int]] = set()
+
+    # -- events ---------------------------------------------------------------
+
+    def blocked(self, wait: Wait, effects: Effects) -> None:
+        """A wait has begun, or has come to its next key."""
+        if bereaved(self._engine, wait, effects):
+            return
+        self.expire(wait, effects)
+        if self._policy != "detect":
+            self._by_age(wait, effects)
+        self.resolve(wait.unit, effects)
+        if wait.state is states.WAITING:
+            self._donations.donate(wait, effects)
+
+    def ended(self, wait: Wait, effects: Effects) -> None:
+        """A wait is over."""
+        self._donations.take_back(wait, effects)
+
+    def resolve(self, unit: Unit, effects: Effects) -> Verdict | None:
+        """Break all circles that a unit is in.
+
+        Returns:
+            Not None if nobody in the circle waits for a lock, so that the unit itself,
+            which waits for something else, has to be refused.
+        """
+        while (cycle := self._graph.cycle(unit)) is not None:
+            if self._on_deadlock == "report" and not _blocks_a_loop(cycle):
+                self._only_report(cycle, unit, effects)
+                return None
+            if self._let_ahead(cycle, unit, effects):
+                continue
+            victim = self._victim(cycle)
+            if victim is None:
+                return Verdict(cycle, REFUSED, unit)
+            self.refuse(victim, Verdict(cycle, REFUSED, victim.unit), effects)
+        return None
+
+    def refuse(self, wait: Wait, verdict: Verdict, effects: Effects) -> None:
+        """Make a wait the victim."""
+        if wait.state is not states.WAITING:
+            return
+        verdict.behind = self._behind(verdict)
+        wait.verdict = verdict
+        wait.owner.refusals += 1
+        effects.verdicts.append(verdict)
+        self._engine.fail(wait, states.VICTIM, None, effects)
+
+    def finish_wounded(self, wait: Wait, verdict: Verdict, effects: Effects) -> None:
+        """A wounded unit asks for more: that is when it is refused."""
+        wait.verdict = verdict
+        wait.owner.refusals += 1
+        effects.verdicts.append(verdict)
+        wait.state = states.VICTIM
+
+    # -- circles --------------------------------------------------------------
+
+    def _only_report(self, cycle: list[Edge], unit: Unit, effects: Effects) -> None:
+        signature = frozenset(edge.unit.serial for edge in cycle)
+        if signature in self._said:
+            return
+        self._said.add(signature)
+        verdict = Verdict(cycle, REPORTED, None)
+        verdict.behind = self._behind(verdict)
+        effects.verdicts.append(verdict)
+
+    def _let_ahead(self, cycle: list[Edge], unit: Unit, effects: Effects) -> bool:
+        if not any(edge.kind == SOFT for edge in cycle):
+            return False
+        verdict = Verdict(cycle, REORDERED, None)
+        moved: list[Entry] = []
+        if not self._reorder(unit, moved):
+            return False
+        effects.verdicts.append(verdict)
+        effects.dirty += moved
+        return True
+
+    def _reorder(self, unit: Unit, moved: list[Entry]) -> bool:
+        cycle = self._first_cycle(unit, moved)
+        if cycle is None:
+            return True
+        if len(moved) >= MOVES_MAX:
+            return False
+        for edge in cycle:
+            behind, ahead = edge.unit.wait, edge.ahead
+            if edge.kind != SOFT or behind is None or ahead is None or behind.entry is None:
+                continue
+            queue, order = behind.entry.queue, behind.order
+            before = list(queue)
+            queue.remove(behind)
+            queue.insert(queue.index(ahead), behind)
+            behind.order = ahead.order
+            moved.append(behind.entry)
+            if self._reorder(unit, moved):
+                return True
+            moved.pop()
+            queue[:], behind.order = before, order
+        return False
+
+    def _first_cycle(self, unit: Unit, moved: list[Entry]) -> list[Edge] | None:
+        units = [unit, *(wait.unit for entry in moved for wait in entry.queue)]
+        cycles = (self._graph.cycle(one) for one in units)
+        return next((cycle for cycle in cycles if cycle is not None), None)
+
+    def _victim(self, cycle: list[Edge]) -> Wait | None:
+        blocked = self._engine.blocked
+        waits = [
+            wait for edge in cycle
+            if (wait := edge.unit.wait) is not None and wait.state is states.WAITING
+            # A task whose thread is blocked by another cannot act on its refusal.
+            and blocked.get(edge.unit.thread_ident, edge.unit) is edge.unit
+        ]  # fmt: skip
+        return min(waits, key=self._worth, default=None)
+
+    def _worth(self, wait: Wait) -> tuple[int, int, int, int, int]:
+        owner = wait.owner
+        spared = owner.refusals // REFUSALS_MAX
+        return (spared, wait.priority, len(owner.leases), -self.age(owner), -wait.stamp)
+
+    def age(self, owner: Unit) -> int:
+        """When an owner began, as a fence: that of its retries' beginning, or its oldest lease."""
+        if owner.ticket is not None:
+            return owner.ticket
+        return min((lease.token for lease in owner.leases), default=self._engine.fence + 1)
+
+    def _behind(self, verdict: Verdict) -> tuple[Unit, ...]:
+        inside = {fact.unit for fact in verdict.facts}
+        entries = [fact.wait.entry for fact in verdict.facts if fact.wait and fact.wait.entry]
+        queued = [wait.unit for entry in entries for wait in entry.queue]
+        return tuple(dict.fromkeys(unit for unit in queued if unit not in inside))
+
+    # -- policies -------------------------------------------------------------
+
+    def _by_age(self, wait: Wait, effects: Effects) -> None:
+        owner = wait.owner
+        mine = self.age(owner)
+        for edge in self._graph.edges(wait.unit):
+            other = edge.ahead.owner if edge.ahead else edge.target.owner
+            if edge.kind not in (HARD, SOFT) or wait.state is not states.WAITING:
+                continue
+            older = self.age(other) < mine
+            if self._policy == "wait-die" and older and (owner.leases or wait.index):
+                self.refuse(wait, Verdict([edge], REFUSED, wait.unit, "wait-die"), effects)
+            elif self._policy == "wound-wait" and not older and other.wounded is None:
+                self._wound(edge, other, effects)
+
+    def _wound(self, edge: Edge, other: Unit, effects: Effects) -> None:
+        verdict = Verdict([edge, Edge(edge.target, HARD, edge.unit)], REFUSED, edge.target,
+                          "wound-wait")  # fmt: skip
+        wait = edge.target.wait
+        if wait is not None:
+            self.refuse(wait, verdict, effects)
+        else:
+            other.wounded = verdict
+
+    # -- terms ----------------------------------------------------------------
+
+    def expire(self, wait: Wait, effects: Effects) -> float:
+        """Take away leases in the way whose term is over; seconds until the next one's is."""
+        entry = wait.entry
+        next_s = float("inf")
+        if entry is None or wait.state is not states.WAITING:
+            return next_s
+        now_ns = self._engine.monotonic_ns()
+        fields = CONFLICT_FIELDS[wait.mode]
+        for owner, counts in list(entry.holders.items()):
+            if not counts & fields or owner is wait.owner:
+                continue
+            for lease in [one for one in owner.leases if one.ttl_s is not None]:
+                if not any(entry is step[0] for step in lease.steps):
+                    continue
+                if lease.expires_ns <= now_ns:
+                    self._engine.take_away(lease, "its term ended without a heartbeat", effects)
+                else:
+                    next_s = min(next_s, (lease.expires_ns - now_ns) / 1e9)
+        return next_s
+
+
+def _blocks_a_loop(cycle: list[Edge]) -> bool:
+    return any(edge.kind == LOOP for edge in cycle)

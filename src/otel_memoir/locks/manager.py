@@ -1,0 +1,222 @@
+"""The lock manager: the public face of the room."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from otel_memoir.locks.engine import AGING_NS, Engine
+from otel_memoir.locks.foreign import ForeignWait, bound, in_executor, join, waiting
+from otel_memoir.locks.judge import Judge, OnDeadlock, Policy
+from otel_memoir.locks.lease import Lease, lease_of_all
+from otel_memoir.locks.modes import X, mode_of
+from otel_memoir.locks.table import Table, shape
+from otel_memoir.locks.unit import Unit
+
+T = TypeVar("T")
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class LockManager:
+    """Locks on memories, for threads and tasks of any number of event loops.
+
+    Args:
+        on_deadlock: ``refuse``: one unit of a circle gets ``DeadlockError``. ``report``: it
+            is only reported, and timeouts decide.
+
+        policy: ``detect``, ``wait-die`` or ``wound-wait``.
+
+        class_of: The lock class of a key, for metrics and the lock-order graph: a few
+            names, never one for each record. Default: its store and depth.
+
+        aging_s: What one step of priority is worth: a request is overtaken only by those
+            that come less than this many seconds, for each step, after it.
+    """
+
+    def __init__(
+        self, *, on_deadlock: OnDeadlock = "refuse", policy: Policy = "detect",
+        class_of: Callable[[str], str] = shape, aging_s: float = AGING_NS / 1e9,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:  # fmt: skip
+        # A fence grows over restarts too, as long as the clock is not set back, since no
+        # process grants 2**20 locks in each millisecond of its life.
+        fence = time.time_ns() // 10**6 << 20
+        self._engine = Engine(
+            Table(class_of), fence=fence, aging_ns=int(aging_s * 1e9), monotonic_ns=monotonic_ns
+        )
+        self._engine.judge = Judge(self._engine, on_deadlock=on_deadlock, policy=policy)
+        _engines.add(self._engine)
+
+    # -- locks ----------------------------------------------------------------
+
+    def hold(
+        self, key: str, mode: str = "exclusive", *, timeout: float | None = None,
+        priority: int = 0, ttl: float | None = None, max_hold: float | None = None,
+    ) -> Lease:  # fmt: skip
+        """A lock for a block: ``with locks.hold(key)`` or ``async with locks.hold(key)``.
+
+        Args:
+            key: What to lock. Its ancestors get the intent by themselves.
+
+            mode: ``shared``, ``update`` or ``exclusive``.
+
+            timeout: Seconds to wait at most; 0 does not wait; None waits as long as it takes.
+
+            priority: Greater goes first, but starves nobody: all age alike.
+
+            ttl: Seconds after which it may be taken away without a heartbeat; None: never.
+
+            max_hold: Seconds after which a heartbeat does not help any more.
+        """
+        frame = sys._getframe(1)
+        where = (frame.f_code, frame.f_lasti)
+        lease = Lease(
+            self._engine, key, X if mode == "exclusive" else mode_of(mode), timeout, priority,
+            where,
+        )  # fmt: skip
+        return lease if ttl is None else lease.limit(ttl, max_hold)
+
+    def hold_all(
+        self, modes: Mapping[str, str], *, timeout: float | None = None, priority: int = 0
+    ) -> Lease:
+        """Several locks for a block, all or nothing, in canonical order whatever is given."""
+        frame = sys._getframe(1)
+        return lease_of_all(
+            self._engine, modes, timeout, priority, (frame.f_code, frame.f_lasti)
+        )
+
+    def acquire(self, key: str, mode: str = "exclusive", **options: Any) -> Lease:
+        """Wait in this thread for a lock; options as for ``hold``. Let go: ``lease.release``."""
+        lease = self.hold(key, mode, **options)
+        frame = sys._getframe(1)
+        lease.where = (frame.f_code, frame.f_lasti)
+        return lease.__enter__()
+
+    def acquire_async(self, key: str, mode: str = "exclusive", **options: Any) -> Awaitable[Lease]:
+        """As ``acquire``, for tasks.
+
+        Who calls is the owner, not who awaits: ``wait_for`` of Python 3.11 and older runs
+        what it is given in a task of its own.
+        """
+        lease = self.hold(key, mode, **options)
+        frame = sys._getframe(1)
+        lease.where = (frame.f_code, frame.f_lasti)
+        return self._acquire_for(lease, self._engine.roll.here().owner)
+
+    async def _acquire_for(self, lease: Lease, owner: Unit) -> Lease:
+        engine = self._engine
+        unit = engine.roll.here()
+        try:
+            if not engine.take(lease, owner):
+                await engine.parking.acquire_async(lease, unit, owner)
+        except BaseException:
+            engine.drop(lease)
+            raise
+        return lease
+
+    def locked(
+        self, key: str | Callable[..., str], mode: str = "exclusive", **options: Any
+    ) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """A decorator that holds a lock during a call, of a ``def`` or an ``async def``.
+
+        Args:
+            key: A format string over the parameters (``profile/{user}``), or a function of
+                the arguments.
+
+            mode, options: As for ``hold``.
+        """
+
+        def decorate(function: Callable[..., T]) -> Callable[..., T]:
+            key_of = key if callable(key) else _formatted(key, function)
+            if inspect.iscoroutinefunction(function):
+
+                @functools.wraps(function)
+                async def call_task(*args: Any, **kwargs: Any) -> Any:
+                    async with self.hold(key_of(*args, **kwargs), mode, **options):
+                        return await function(*args, **kwargs)
+
+                return call_task  # type: ignore[return-value]
+
+            @functools.wraps(function)
+            def call(*args: Any, **kwargs: Any) -> T:
+                with self.hold(key_of(*args, **kwargs), mode, **options):
+                    return function(*args, **kwargs)
+
+            return call
+
+        return decorate
+
+    # -- ownership, and waits that are no locks --------------------------------
+
+    def bind(self, function: Callable[..., T]) -> Callable[..., T]:
+        """A function that acts for the calling unit in whatever thread or task it runs.
+
+        What it locks belongs to this unit, and what this unit holds does not block it.
+        """
+        return bound(self._engine, function)
+
+    def waiting_for(self, *targets: object, word: str = "task") -> AbstractContextManager[None]:
+        """Declare that the calling unit waits for threads or tasks during a block.
+
+        Raises:
+            DeadlockError: One of them waits for what this unit holds.
+        """
+        frame = sys._getframe(1)
+        where = (frame.f_code, frame.f_lasti)
+        return waiting(self._engine, ForeignWait(lambda: list(targets), word, where))
+
+    def join(self, thread: threading.Thread, timeout: float | None = None) -> None:
+        """``thread.join(timeout)``, as part of the wait-for graph."""
+        frame = sys._getframe(1)
+        join(self._engine, thread, timeout, (frame.f_code, frame.f_lasti))
+
+    def run_in_executor(
+        self, executor: Executor | None, function: Callable[..., T], *args: Any
+    ) -> Awaitable[T]:
+        """``loop.run_in_executor`` for the calling task, as part of the wait-for graph."""
+        frame = sys._getframe(1)
+        where = (frame.f_code, frame.f_lasti)
+        return in_executor(self._engine, executor, function, *args, where=where)
+
+    # -- seams for a remote engine ---------------------------------------------
+
+    def unit_id(self) -> str:
+        """The stable id of the calling thread or task."""
+        return self._engine.roll.here().id
+
+    def on_block(self, call: Callable[[str, tuple[str, ...]], object]) -> None:
+        """Have ``call(unit, holders)`` called, with ids, when a unit begins to wait."""
+        self._engine.on_block.append(call)
+
+    def on_unblock(self, call: Callable[[str], object]) -> None:
+        """Have ``call(unit)`` called when a unit's wait has ended, however."""
+        self._engine.on_unblock.append(call)
+
+
+def _formatted(key: str, function: Callable[..., Any]) -> Callable[..., str]:
+    signature = inspect.signature(function)
+
+    def key_of(*args: Any, **kwargs: Any) -> str:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        return key.format(**given.arguments)
+
+    return key_of

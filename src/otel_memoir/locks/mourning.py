@@ -1,0 +1,80 @@
+"""What becomes of the locks of a unit that ended with them in hand.
+
+Who read has left nothing half done, and its locks are let go. Who wrote may have: those who
+wait for it are told with ``OwnerDiedError``, each once, and then the key is free. If nobody
+waits, whoever asks next is told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_memoir.errors import OwnerDiedError
+from otel_memoir.locks import states
+from otel_memoir.locks.lease import is_exclusive
+from otel_memoir.locks.modes import BIT, CONFLICT_BITS
+
+if TYPE_CHECKING:
+    from otel_memoir.locks.effects import Effects
+    from otel_memoir.locks.engine import Engine
+    from otel_memoir.locks.lease import Lease
+    from otel_memoir.locks.request import Wait
+    from otel_memoir.locks.unit import Unit
+
+LOST_WHY = "its owner ended without letting go of it"
+
+
+def bury(engine: Engine, unit: Unit, effects: Effects) -> None:
+    """Take a dead unit out of its crews; an owner without a crew has died."""
+    if unit.wait is not None:
+        engine.fail(unit.wait, states.CANCELLED, None, effects)
+    for owner in {unit, unit.owner}:
+        leave(engine, unit, owner, effects)
+
+
+def leave(engine: Engine, unit: Unit, owner: Unit, effects: Effects) -> None:
+    """A unit does not act for an owner any more. An owner without a crew has died."""
+    owner.crew = tuple(member for member in owner.crew if member is not unit)
+    if not owner.crew:
+        _settle_estate(engine, owner, effects)
+
+
+def bereaved(engine: Engine, wait: Wait, effects: Effects) -> bool:
+    """Whether a wait is for a dead owner; it is told so, and the owner's lock is let go."""
+    assert wait.entry is not None
+    dead = [owner for owner in wait.entry.holders if not owner.crew]
+    for owner in dead:
+        for lease in list(owner.leases):
+            if _in_the_way(lease, wait):
+                _tell(engine, lease, effects)
+    return wait.state is not states.WAITING
+
+
+def _settle_estate(engine: Engine, owner: Unit, effects: Effects) -> None:
+    for lease in list(owner.leases):
+        if not is_exclusive(lease):
+            engine.take_away(lease, LOST_WHY, effects)
+        elif any(entry.queue for entry, _ in lease.steps):
+            _tell(engine, lease, effects)
+
+
+def _tell(engine: Engine, lease: Lease, effects: Effects) -> None:
+    queued = [wait for entry, _ in lease.steps for wait in entry.queue]
+    told = [wait for wait in queued if _in_the_way(lease, wait)]
+    for wait in told:
+        engine.fail(wait, states.DIED, _error(lease), effects)
+    if told:
+        engine.take_away(lease, LOST_WHY, effects)
+
+
+def _in_the_way(lease: Lease, wait: Wait) -> bool:
+    return any(
+        entry is wait.entry and BIT[mode] & CONFLICT_BITS[wait.mode] for entry, mode in lease.steps
+    )
+
+
+def _error(lease: Lease) -> OwnerDiedError:
+    return OwnerDiedError(
+        "wait for lock", target=lease.key, cause=f"{lease.unit} ended while it held it",
+        hint="What it protects may be half written: check it, then ask for the lock again.",
+    )  # fmt: skip

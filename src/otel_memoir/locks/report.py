@@ -1,0 +1,196 @@
+"""What is said of a deadlock: frozen values, built from facts that were taken under the mutex."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry import trace
+
+from otel_memoir.locks.modes import NAMES
+
+if TYPE_CHECKING:
+    from otel_memoir.locks.graph import Edge
+    from otel_memoir.locks.request import Wait
+    from otel_memoir.locks.unit import Unit
+
+REFUSED, REORDERED, REPORTED = "refused", "reordered", "reported"
+
+Where = tuple[Any, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """A lock that a unit of the circle holds.
+
+    Attributes:
+        acquired_at: The line of code that took it.
+    """
+
+    key: str
+    mode: str
+    fencing_token: int
+    acquired_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """One unit of the circle; it waits for the next, the last for the first.
+
+    Attributes:
+        unit: Its id. Stable, and of this process unless ``remote``.
+
+        role: ``victim`` or ``survivor``.
+
+        waits_for: ``lock`` (its holder), ``queue`` (one who is ahead of it), ``event loop``
+            (its thread is blocked), or what was declared: ``join``, ``task``, ``executor``.
+
+        key, mode: What it asked for; empty where it waits for something else than a lock.
+
+        held: What it holds.
+
+        trace_id, span_id: Its span when it began to wait, in hex; empty without one.
+
+        waiting_at: The line of code that waits.
+
+        resolves_by_timeout: Its wait has a timeout, so the circle would have ended by itself.
+    """
+
+    unit: str
+    role: str
+    waits_for: str
+    key: str = ""
+    mode: str = ""
+    held: tuple[Holding, ...] = ()
+    trace_id: str = ""
+    span_id: str = ""
+    waiting_at: str = ""
+    priority: int = 0
+    resolves_by_timeout: bool = False
+    remote: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlockReport:
+    """A deadlock.
+
+    Attributes:
+        id: The same on everything that is said of it.
+
+        resolution: ``refused`` (one unit was), ``reordered`` (a queue was, and nobody is
+            refused), or ``reported`` (nothing was done, as configured).
+
+        reason: What found it: ``deadlock``, ``wait-die`` or ``wound-wait``; or who said so.
+
+        behind: Units that are not in the circle but wait for one that is.
+    """
+
+    id: str
+    resolution: str
+    participants: tuple[Participant, ...]
+    reason: str = "deadlock"
+    behind: tuple[str, ...] = ()
+
+    @property
+    def victim(self) -> Participant | None:
+        """The unit that was refused."""
+        return next((one for one in self.participants if one.role == "victim"), None)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Ids of the units, in the order of the circle."""
+        return tuple(one.unit for one in self.participants)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What they wait for, in the same order."""
+        return tuple(one.key for one in self.participants if one.key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return " -> ".join(
+            f"{one.unit} waits for {one.waits_for} {one.key} {one.mode}".rstrip()
+            for one in self.participants
+        )
+
+
+class Fact(NamedTuple):
+    """What was true of one edge of the circle, before anything was done about it."""
+
+    unit: Unit
+    kind: str
+    wait: Wait | None
+    key: str
+    mode: int
+    context: Any
+    where: Where | None
+    held: tuple[tuple[str, int, int, Where], ...]
+
+
+class Verdict:
+    """A deadlock as it was found. ``report`` makes the value of it, once, outside the mutex."""
+
+    __slots__ = ("_report", "behind", "facts", "id", "reason", "resolution", "victim")
+
+    def __init__(
+        self, cycle: list[Edge], resolution: str, victim: Unit | None, reason: str = "deadlock"
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.facts = [_fact(edge) for edge in cycle]
+        self.resolution, self.victim, self.reason = resolution, victim, reason
+        self.behind: tuple[Unit, ...] = ()
+        self._report: DeadlockReport | None = None
+
+    def report(self) -> DeadlockReport:
+        """The report; asked for twice, it is equal."""
+        if self._report is None:
+            self._report = DeadlockReport(
+                id=self.id, resolution=self.resolution, reason=self.reason,
+                participants=tuple(self._participant(fact) for fact in self.facts),
+                behind=tuple(unit.id for unit in self.behind),
+            )  # fmt: skip
+        return self._report
+
+    def _participant(self, fact: Fact) -> Participant:
+        span = trace.get_current_span(fact.context).get_span_context()
+        wait = fact.wait
+        return Participant(
+            unit=fact.unit.id, role="victim" if fact.unit is self.victim else "survivor",
+            waits_for=fact.kind, key=fact.key, mode=NAMES[fact.mode] if fact.key else "",
+            held=tuple(
+                Holding(key=key, mode=NAMES[mode], fencing_token=token, acquired_at=place(where))
+                for key, mode, token, where in fact.held
+            ),
+            trace_id=trace.format_trace_id(span.trace_id) if span.is_valid else "",
+            span_id=trace.format_span_id(span.span_id) if span.is_valid else "",
+            waiting_at=place(fact.where),
+            priority=wait.priority if wait else 0,
+            resolves_by_timeout=bool(wait and wait.deadline_s is not None),
+        )  # fmt: skip
+
+
+def _fact(edge: Edge) -> Fact:
+    unit, wait = edge.unit, edge.unit.wait
+    foreign = unit.foreign[-1] if unit.foreign else None
+    of = wait or foreign
+    return Fact(
+        unit, edge.kind, wait, wait.entry.key if wait and wait.entry else "",
+        wait.mode if wait else 0, of.context if of else None, of.where if of else None,
+        tuple((lease.key, lease.mode, lease.token, lease.where) for lease in unit.owner.leases),
+    )  # fmt: skip
+
+
+def place(where: Where | None) -> str:
+    """A line of code as people write it: ``file.py:12 in function``."""
+    if where is None:
+        return ""
+    code, at = where
+    line = next(
+        (line for start, end, line in code.co_lines() if start <= at < end), code.co_firstlineno
+    )
+    return f"{code.co_filename}:{line} in {code.co_name}"

@@ -1,0 +1,7 @@
+"""The state words of leases and waits. Each is written under the mutex only."""
+
+NEW, HELD, RELEASED, LOST = "new", "held", "released", "lost"
+
+WAITING, GRANTED, TIMEOUT, CANCELLED, VICTIM, DIED = (
+    "waiting", "granted", "timeout", "cancelled", "victim", "owner died",
+)  # fmt: skip
