@@ -104,8 +104,8 @@ class DeadlockError(LockError):
     locks let go, and the whole block done again. ``LockManager.run`` does that.
 
     Attributes:
-        report: A ``locks.DeadlockReport``, the whole circle: each unit, its span, the key and mode it waits for,
-            what it holds and where it was acquired.
+        report: A ``locks.DeadlockReport``, the whole circle: each unit, its span, the key
+            and mode it waits for, what it holds and where it was acquired.
     """
 
     def __init__(self, report: Any, *, target: object, cause: object) -> None:

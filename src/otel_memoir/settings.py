@@ -237,6 +237,26 @@ class Settings:
         env="MEMOIR_CLOCK_BOUND_MAX", unit="s", least=0.0,
     )
 
+    lock_events: Literal["both", "span_event", "log"] = _setting(
+        "both",
+        "How a deadlock and other contention for locks is told: by an event in the log, by an "
+        "event on the spans that still record, or by both.",
+        env="MEMOIR_LOCK_EVENTS",
+    )
+    lock_long_wait_s: float = _setting(
+        1.0,
+        "A unit that waited longer for a lock is told of, and its span linked to that of the "
+        "unit that was in its way.",
+        env="MEMOIR_LOCK_LONG_WAIT", unit="s", least=0.0,
+    )
+    lock_order: Literal["off", "warn", "raise"] = _setting(
+        "off",
+        "What is done when locks are asked for in an order that could deadlock with another one "
+        "that was seen before: nothing, a warning, or an error.",
+        env="MEMOIR_LOCK_ORDER",
+        danger="`raise` refuses what may never have deadlocked.",
+    )
+
     def __post_init__(self) -> None:
         for name, field in self.__dataclass_fields__.items():
             _check(name, getattr(self, name), field.metadata, _hints()[name])

@@ -29,7 +29,7 @@ from otel_memoir.locks.effects import Effects
 from otel_memoir.locks.graph import Graph
 from otel_memoir.locks.lease import Lease, wants
 from otel_memoir.locks.modes import BIT, CONFLICT_BITS, CONFLICT_FIELDS, ONE, X
-from otel_memoir.locks.mourning import bury, leave
+from otel_memoir.locks.mourning import bury
 from otel_memoir.locks.parking import Parking
 from otel_memoir.locks.request import PATIENCE_S, Order, Wait
 from otel_memoir.locks.table import Entry, Table, merged
@@ -38,6 +38,7 @@ from otel_memoir.locks.unit import Roll, Unit
 
 if TYPE_CHECKING:
     from otel_memoir.locks.judge import Judge
+    from otel_memoir.locks.order import LockOrder, OrderFinding
     from otel_memoir.locks.report import Verdict
 
 AGING_NS = 10**9
@@ -60,8 +61,7 @@ class Engine:
     ) -> None:  # fmt: skip
         self.table, self.fence, self.aging_ns = table, fence, aging_ns
         self.monotonic_ns = monotonic_ns
-        self.mutex = threading.RLock()
-        self.inside = self.mutex._is_owned  # type: ignore[attr-defined]  # as Condition does
+        self.make_mutex()
         self.roll = Roll(self.notice_deaths)
         self.blocked: dict[int, Unit] = {}
         self.graph = Graph(self.roll, self.blocked)
@@ -69,10 +69,20 @@ class Engine:
         self.stamps = 0
         self.parking = Parking(self)
         self.judge: Judge
+        self.order: LockOrder | None = None
+        self.on_order: Callable[[OrderFinding], object] = lambda finding: None
+        self.raise_on_order = False
+        self.on_waited: Callable[[Wait], object] = lambda wait: None
+        self.on_contended: Callable[[Lease], object] = lambda lease: None
         self.on_verdict: Callable[[Verdict], object] = lambda verdict: None
         self.on_lease_lost: Callable[[Lease], object] = lambda lease: None
         self.on_block: list[Callable[[str, tuple[str, ...]], object]] = []
         self.on_unblock: list[Callable[[str], object]] = []
+
+    def make_mutex(self) -> None:
+        """A mutex that is free; in a fork child too, where nobody would release the old one."""
+        self.mutex = threading.RLock()
+        self.inside: Callable[[], bool] = self.mutex._is_owned  # type: ignore[attr-defined]
 
     # -- the path without contention ------------------------------------------
 
@@ -83,6 +93,8 @@ class Engine:
         with self.mutex:
             entry = self.table.entries.get(lease.key)
             if entry is None or owner.wounded or lease.slow or lease.state is states.HELD:
+                return False
+            if self.order is not None and owner.leases:
                 return False
             kind = entry.kind
             steps = entry.steps[lease.mode]
@@ -123,6 +135,7 @@ class Engine:
                 return
             self.settle(effects)
         effects.run(self)
+        effects.guarded(partial(self.on_contended, lease))
 
     def _let_go(self, lease: Lease, state: str, effects: Effects | None = None) -> Effects | None:
         owner = lease.owner
@@ -161,12 +174,23 @@ class Engine:
             modes = [mode for _, mode in wants(wait.lease)]
             paths = [entry.steps[mode] for entry, mode in zip(entries, modes)]
             wait.steps = paths[0] if len(paths) == 1 else merged(paths)
+            self._check_order(wait, effects)
             self.stamps += 1
             wait.stamp, wait.arrival_ns = self.stamps, self.monotonic_ns()
             self.clear_up(effects)
             self._begin(wait, effects)
             self.settle(effects)
         effects.run(self)
+
+    def _check_order(self, wait: Wait, effects: Effects) -> None:
+        lease = wait.lease
+        if self.order is None or (lease.timeout is not None and lease.timeout <= 0):
+            return  # who does not wait closes no circle
+        finding = self.order.check(wait.owner, lease)
+        if finding is not None and self.raise_on_order:
+            raise finding.error()
+        if finding is not None:
+            effects.calls.append(partial(self.on_order, finding))
 
     def _begin(self, wait: Wait, effects: Effects) -> None:
         wounded = wait.owner.wounded
@@ -176,7 +200,7 @@ class Engine:
             return
         self._advance(wait, effects)
         if wait.state is states.WAITING and wait.entry is not None:
-            wait.unit.wait = wait
+            wait.unit.wait, wait.slept = wait, True
             wait.steps[-1][0].kind.contended += 1
             if wait.sync:
                 self.blocked[wait.unit.thread_ident] = wait.unit
@@ -303,6 +327,7 @@ class Engine:
         slept = wait.unit.wait is wait
         if slept:
             wait.unit.wait = None
+            wait.waited_ns = self.monotonic_ns() - wait.arrival_ns
             effects.wakes.append(wait)
             self.judge.ended(wait, effects)
         if wait.sync and self.blocked.get(wait.unit.thread_ident) is wait.unit:
@@ -325,10 +350,6 @@ class Engine:
         edges = self.graph.edges(wait.unit) if wait.entry else []
         return tuple(dict.fromkeys(edge.target.id for edge in edges))
 
-    def undelivered(self, wait: Wait) -> None:
-        """A wake-up that found nobody: its loop is closed. What it was given goes on."""
-        self.drop(wait.lease)
-
     def drop(self, lease: Lease) -> None:
         """Let go of whatever a lease has, if it has something."""
         self.release(lease, None)
@@ -350,22 +371,6 @@ class Engine:
                 self._let_go(lease, states.RELEASED, effects)
         while self.roll.deaths:
             bury(self, self.roll.deaths.popleft(), effects)
-
-    def leave(self, unit: Unit, owner: Unit, effects: Effects) -> None:
-        """A unit does not act for an owner any more."""
-        leave(self, unit, owner, effects)
-
-    def after_fork(self) -> None:
-        """In a fork child: the units are in the parent, and so are their locks."""
-        self.mutex = threading.RLock()
-        self.inside = self.mutex._is_owned  # type: ignore[attr-defined]
-        owners = {owner for entry in self.table.entries.values() for owner in entry.holders}
-        for lease in [lease for owner in owners for lease in owner.leases]:
-            lease.state, lease.lost_why = states.LOST, "the process forked: the parent has it"
-        self.table.entries.clear()
-        self.blocked.clear()
-        self.deferred.clear()
-        self.roll.forget()
 
     def notice_deaths(self) -> None:
         """Clear up now, or leave it to those who wait: they look again anyway.

@@ -20,6 +20,7 @@ from opentelemetry.context import attach, detach, get_current
 
 from otel_memoir.errors import DeadlockError
 from otel_memoir.locks.effects import Effects
+from otel_memoir.locks.mourning import leave
 
 if TYPE_CHECKING:
     from otel_memoir.locks.engine import Engine
@@ -101,7 +102,7 @@ def acting(engine: Engine, owner: Unit) -> Iterator[Unit]:
         with engine.mutex:
             unit.owner = before
             if owner is not unit and owner is not before:
-                engine.leave(unit, owner, effects)
+                leave(engine, unit, owner, effects)
             engine.settle(effects)
         effects.run(engine)
 

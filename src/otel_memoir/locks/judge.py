@@ -18,6 +18,7 @@ from otel_memoir.locks.graph import HARD, LOOP, SOFT, Edge
 from otel_memoir.locks.modes import CONFLICT_FIELDS
 from otel_memoir.locks.mourning import bereaved
 from otel_memoir.locks.report import REFUSED, REORDERED, REPORTED, Verdict
+from otel_memoir.locks.snapshot import in_the_way
 
 if TYPE_CHECKING:
     from otel_memoir.locks.effects import Effects
@@ -58,6 +59,8 @@ class Judge:
 
     def blocked(self, wait: Wait, effects: Effects) -> None:
         """A wait has begun, or has come to its next key."""
+        if not wait.blockers:
+            self._note(wait)
         if bereaved(self._engine, wait, effects):
             return
         self.expire(wait, effects)
@@ -66,6 +69,14 @@ class Judge:
         self.resolve(wait.unit, effects)
         if wait.state is states.WAITING:
             self._donations.donate(wait, effects)
+
+    def _note(self, wait: Wait) -> None:
+        """Write down who is in the way, for those who are told later."""
+        assert wait.entry is not None
+        first = in_the_way(wait)
+        wait.blocker = first.context if first is not None else None
+        wait.blockers = tuple(edge.target for edge in self._graph.edges(wait.unit))
+        wait.queue_length = len(wait.entry.queue)
 
     def ended(self, wait: Wait, effects: Effects) -> None:
         """A wait is over."""

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.metrics import MeterProvider
+
+from otel_memoir.diagnostics import complaints
 from otel_memoir.locks.engine import AGING_NS, Engine
 from otel_memoir.locks.foreign import ForeignWait, bound, in_executor, join, waiting
+from otel_memoir.locks.forks import watch
 from otel_memoir.locks.judge import Judge, OnDeadlock, Policy
 from otel_memoir.locks.lease import Lease, lease_of_all
+from otel_memoir.locks.metrics import LockMetrics
 from otel_memoir.locks.modes import X, mode_of
+from otel_memoir.locks.order import LockOrder, OrderFinding, OrderMode
+from otel_memoir.locks.remote import make_victim
+from otel_memoir.locks.report import DeadlockReport
+from otel_memoir.locks.retry import again, again_async
+from otel_memoir.locks.snapshot import Snapshot, take
 from otel_memoir.locks.table import Table, shape
+from otel_memoir.locks.telemetry import LockEvents, Telemetry
 from otel_memoir.locks.unit import Unit
+from otel_memoir.settings import Settings
 
 T = TypeVar("T")
-
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for engine in list(_engines):
-        engine.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
 
 class LockManager:
     """Locks on memories, for threads and tasks of any number of event loops.
@@ -47,15 +47,25 @@ class LockManager:
         class_of: The lock class of a key, for metrics and the lock-order graph: a few
             names, never one for each record. Default: its store and depth.
 
+        order: The lock-order graph: ``off``, ``warn`` or ``raise``.
+
+        events: How contention is told: ``span_event``, ``log`` or ``both``.
+
+        long_wait_s: Who waited longer is told of, and gets a span link to its blocker.
+
         aging_s: What one step of priority is worth: a request is overtaken only by those
             that come less than this many seconds, for each step, after it.
     """
 
     def __init__(
         self, *, on_deadlock: OnDeadlock = "refuse", policy: Policy = "detect",
-        class_of: Callable[[str], str] = shape, aging_s: float = AGING_NS / 1e9,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        order: OrderMode | None = None, class_of: Callable[[str], str] = shape,
+        events: LockEvents | None = None, long_wait_s: float | None = None,
+        logger_provider: LoggerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        aging_s: float = AGING_NS / 1e9, monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:  # fmt: skip
+        settings = Settings.load(lock_order=order, lock_events=events, lock_long_wait_s=long_wait_s)
         # A fence grows over restarts too, as long as the clock is not set back, since no
         # process grants 2**20 locks in each millisecond of its life.
         fence = time.time_ns() // 10**6 << 20
@@ -63,7 +73,23 @@ class LockManager:
             Table(class_of), fence=fence, aging_ns=int(aging_s * 1e9), monotonic_ns=monotonic_ns
         )
         self._engine.judge = Judge(self._engine, on_deadlock=on_deadlock, policy=policy)
-        _engines.add(self._engine)
+        metrics = LockMetrics(self._engine, meter_provider)
+        self._telemetry = Telemetry(
+            metrics, events=settings.lock_events, long_wait_s=settings.lock_long_wait_s,
+            provider=logger_provider,
+        )
+        self._wire(self._telemetry, metrics)
+        if settings.lock_order != "off":
+            self._engine.order = LockOrder(self._engine.table)
+            self._engine.raise_on_order = settings.lock_order == "raise"
+        watch(self._engine)
+
+    def _wire(self, telemetry: Telemetry, metrics: LockMetrics) -> None:
+        engine = self._engine
+        engine.on_verdict, engine.on_waited = telemetry.on_verdict, telemetry.on_waited
+        engine.on_lease_lost = telemetry.on_lost
+        engine.on_contended = metrics.released
+        engine.on_order = _say_order
 
     # -- locks ----------------------------------------------------------------
 
@@ -164,6 +190,41 @@ class LockManager:
 
         return decorate
 
+    def run(
+        self, function: Callable[..., T], *args: Any, attempts: int | None = None, **kwargs: Any
+    ) -> T:
+        """Call a function, and again after a deadlock, until it was not refused.
+
+        It has to take its locks itself, all of them, and to undo what it did under them
+        when it is refused: it is done again from the beginning. It keeps its age, so that
+        it is not refused for ever, and waits for what it was refused before it begins again.
+
+        Args:
+            function: A ``def``, or an ``async def``: then the result is to be awaited.
+
+            attempts: How often at most; None: as often as it takes.
+        """
+        frame = sys._getframe(1)
+        where = (frame.f_code, frame.f_lasti)
+        do = again_async if inspect.iscoroutinefunction(function) else again
+        return do(self._engine, function, args, kwargs, attempts, where)  # type: ignore[return-value]
+
+    def retrying(self, function: Callable[..., T]) -> Callable[..., T]:
+        """A decorator: ``run`` for each call."""
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def call_task(*args: Any, **kwargs: Any) -> Any:
+                return await self.run(function, *args, **kwargs)
+
+            return call_task  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> T:
+            return self.run(function, *args, **kwargs)
+
+        return call
+
     # -- ownership, and waits that are no locks --------------------------------
 
     def bind(self, function: Callable[..., T]) -> Callable[..., T]:
@@ -196,6 +257,22 @@ class LockManager:
         where = (frame.f_code, frame.f_lasti)
         return in_executor(self._engine, executor, function, *args, where=where)
 
+    # -- looking ---------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Who holds what and who waits for whom, at one moment; ``to_dot``, ``to_mermaid``."""
+        return take(self._engine, self.deadlocks())
+
+    def deadlocks(self) -> tuple[DeadlockReport, ...]:
+        """The last deadlocks, oldest first."""
+        return tuple(self._telemetry.deadlocks)
+
+    def order_findings(self) -> tuple[OrderFinding, ...]:
+        """Orders that can deadlock, as far as the lock-order graph is on."""
+        order = self._engine.order
+        with self._engine.mutex:
+            return tuple(order.findings) if order is not None else ()
+
     # -- seams for a remote engine ---------------------------------------------
 
     def unit_id(self) -> str:
@@ -209,6 +286,28 @@ class LockManager:
     def on_unblock(self, call: Callable[[str], object]) -> None:
         """Have ``call(unit)`` called when a unit's wait has ended, however."""
         self._engine.on_unblock.append(call)
+
+    def make_victim(self, unit: str, report: DeadlockReport) -> bool:
+        """Refuse the wait of a unit, because of a circle that was found elsewhere.
+
+        Args:
+            unit: Its id.
+
+            report: The circle, with the units of others as ``remote`` participants. It is
+                kept and told of.
+
+        Returns:
+            Whether the unit waited; if not, nothing is changed.
+        """
+        return make_victim(self._engine, unit, report)
+
+    def add_report(self, report: DeadlockReport) -> None:
+        """Keep a deadlock that was found, broken and told of elsewhere."""
+        self._telemetry.on_remote(report)
+
+
+def _say_order(finding: OrderFinding) -> None:
+    complaints.say(f"lock order {finding.classes}", str(finding))
 
 
 def _formatted(key: str, function: Callable[..., Any]) -> Callable[..., str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry.context import get_current
@@ -101,6 +102,8 @@ class Parking:
 
     def _conclude(self, wait: Wait) -> None:
         """Raise what a wait ended with."""
+        if wait.slept:
+            Effects.guarded(partial(self._engine.on_waited, wait))
         if wait.state is states.GRANTED:
             return
         verdict = wait.verdict

@@ -146,6 +146,14 @@ class Verdict:
         self.behind: tuple[Unit, ...] = ()
         self._report: DeadlockReport | None = None
 
+    @classmethod
+    def of(cls, report: DeadlockReport, victim: Unit) -> Verdict:
+        """A verdict that was made elsewhere, on a unit of this process."""
+        verdict = cls([], report.resolution, victim, report.reason)
+        verdict.id, verdict._report = report.id, report
+        verdict.facts = [_victim_fact(victim)]
+        return verdict
+
     def report(self) -> DeadlockReport:
         """The report; asked for twice, it is equal."""
         if self._report is None:
@@ -183,6 +191,12 @@ def _fact(edge: Edge) -> Fact:
         wait.mode if wait else 0, of.context if of else None, of.where if of else None,
         tuple((lease.key, lease.mode, lease.token, lease.where) for lease in unit.owner.leases),
     )  # fmt: skip
+
+
+def _victim_fact(unit: Unit) -> Fact:
+    wait = unit.wait
+    assert wait is not None and wait.entry is not None
+    return Fact(unit, "lock", wait, wait.entry.key, wait.mode, wait.context, wait.where, ())
 
 
 def place(where: Where | None) -> str:

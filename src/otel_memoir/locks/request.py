@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import threading
 from asyncio import _get_running_loop
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from opentelemetry.context import Context
 
 from otel_memoir.locks.states import WAITING
 
@@ -93,15 +95,20 @@ class Wait:
             what priority and donations are worth in ns, stamp). It does not change with
             time, though priorities age: all age alike, so none overtakes another by it.
 
+        slept: Whether it had to wait at all; ``waited_ns``: how long, when it is over.
+
+        blockers, queue_length, blocker: Who was in the way when it began, how many queued,
+            and the context of the first.
+
         donors: Waits with a higher priority that this one stands in the way of.
 
         verdict: Why it was refused.
     """
 
     __slots__ = (
-        "arrival_ns", "context", "deadline_s", "donors", "entry", "error", "index", "lease",
-        "mode", "order", "owner", "parker", "priority", "reported", "stamp", "state", "steps",
-        "sync", "unit", "verdict", "where",
+        "arrival_ns", "blocker", "blockers", "context", "deadline_s", "donors", "entry", "error",
+        "index", "lease", "mode", "order", "owner", "parker", "priority", "queue_length", "slept",
+        "stamp", "state", "steps", "sync", "unit", "verdict", "waited_ns", "where",
     )  # fmt: skip
 
     def __init__(
@@ -120,8 +127,15 @@ class Wait:
         self.donors: set[Wait] = set()
         self.verdict: Verdict | None = None
         self.error: BaseException | None = None
-        self.reported: set[Any] = set()
+        self.slept, self.waited_ns, self.queue_length = False, 0, 0
+        self.blockers: tuple[Unit, ...] = ()
+        self.blocker: Context | None = None
         self.context, self.where = lease.context, lease.where
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Ids of the units that were in the way when it began."""
+        return tuple(dict.fromkeys(unit.id for unit in self.blockers))
 
     @property
     def converts(self) -> bool:

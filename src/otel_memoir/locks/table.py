@@ -13,6 +13,7 @@ from otel_memoir.errors import LockError
 from otel_memoir.locks.modes import INTENT, ONE, join
 
 if TYPE_CHECKING:
+    from otel_memoir.locks.lease import Lease
     from otel_memoir.locks.request import Wait
     from otel_memoir.locks.unit import Unit
 
@@ -90,6 +91,15 @@ class Table:
                 entry = self.entries[path] = Entry(path, self._class(kind), ancestors)
             ancestors = (*ancestors, entry)
         return ancestors[-1]
+
+    def leases(self) -> set[Lease]:
+        """All leases that are held."""
+        owners = {owner for entry in self.entries.values() for owner in entry.holders}
+        return {lease for owner in owners for lease in owner.leases}
+
+    def waits(self) -> list[Wait]:
+        """All waits."""
+        return [wait for entry in self.entries.values() for wait in entry.queue]
 
     def _class(self, name: str) -> LockClass:
         if name not in self.classes and len(self.classes) >= CLASSES_MAX:

@@ -128,6 +128,10 @@ class Roll:
             return self._locals.unit
         return self._tasks.get(id(task)) or self._enrol(task)
 
+    def living(self) -> list[Unit]:
+        """All units that took a lock and live."""
+        return [*self.threads.values(), *self._tasks.values()]
+
     def find(self, target: object) -> Unit | None:
         """The unit of a thread, a task or a unit; None if it never took a lock."""
         if isinstance(target, Unit):

@@ -1,0 +1,220 @@
+"""Who holds and who waits, at one moment: values, JSON, and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from otel_memoir.locks import states
+from otel_memoir.locks.modes import BIT, CONFLICT_BITS, NAMES, held_mode
+from otel_memoir.locks.report import DeadlockReport, place
+
+if TYPE_CHECKING:
+    from otel_memoir.locks.engine import Engine
+    from otel_memoir.locks.graph import Edge
+    from otel_memoir.locks.lease import Lease
+    from otel_memoir.locks.request import Wait
+    from otel_memoir.locks.table import Entry
+    from otel_memoir.locks.unit import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A unit that holds a key; times in seconds."""
+
+    unit: str
+    mode: str
+    held_s: float
+    fencing_token: int
+    acquired_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiter:
+    """A unit that waits for a key."""
+
+    unit: str
+    mode: str
+    waited_s: float
+    priority: int
+    waiting_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyState:
+    """One key: who holds it, and who waits, in the order in which they are served."""
+
+    key: str
+    holders: tuple[Holder, ...]
+    waiters: tuple[Waiter, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrow:
+    """``unit`` waits for ``target``; ``kind`` is ``lock``, ``queue``, ``event loop``, …"""
+
+    unit: str
+    target: str
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The table and the wait-for graph, consistent, and what happened so far.
+
+    Attributes:
+        keys: All keys that are held or waited for.
+
+        graph: The wait-for graph.
+
+        classes: By lock class, how many locks were acquired, contended for, timed out.
+
+        deadlocks: The last ones, oldest first.
+    """
+
+    keys: tuple[KeyState, ...]
+    graph: tuple[Arrow, ...]
+    classes: dict[str, dict[str, int]]
+    deadlocks: tuple[DeadlockReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self)
+
+    def to_dot(self) -> str:
+        """The wait-for graph for Graphviz."""
+        return arrows_to_dot(self.graph)
+
+    def to_mermaid(self) -> str:
+        """The wait-for graph as a Mermaid flowchart."""
+        return arrows_to_mermaid(self.graph)
+
+
+def take(engine: Engine, deadlocks: tuple[DeadlockReport, ...]) -> Snapshot:
+    """Look at everything at once."""
+    with engine.mutex:
+        now_ns = engine.monotonic_ns()
+        busy = [entry for entry in engine.table.entries.values() if not entry.idle]
+        holders = [(entry, _holders(entry)) for entry in busy]
+        waiters = [list(entry.queue) for entry in busy]
+        modes = [[wait.mode for wait in queue] for queue in waiters]
+        edges = [
+            (edge, _key(edge)) for unit in _units(engine) for edge in engine.graph.edges(unit)
+        ]
+        classes = {
+            kind.name: {
+                "acquired": kind.acquired, "contended": kind.contended, "timeouts": kind.timeouts
+            }
+            for kind in engine.table.classes.values()
+        }
+    keys = tuple(
+        KeyState(
+            key=entry.key, holders=tuple(_holder(now_ns, *one) for one in held),
+            waiters=tuple(_waiter(wait, mode, now_ns) for wait, mode in zip(queue, wanted)),
+        )
+        for (entry, held), queue, wanted in zip(holders, waiters, modes)
+    )  # fmt: skip
+    arrows = tuple(
+        Arrow(unit=edge.unit.id, target=edge.target.id, kind=edge.kind, key=key)
+        for edge, key in edges
+    )
+    return Snapshot(keys=keys, graph=arrows, classes=classes, deadlocks=deadlocks)
+
+
+def _key(edge: Edge) -> str:
+    wait = edge.unit.wait
+    return wait.entry.key if wait and wait.entry and edge.kind in ("lock", "queue") else ""
+
+
+def _units(engine: Engine) -> list[Unit]:
+    return [unit for unit in engine.roll.living() if unit.wait or unit.foreign]
+
+
+def _holders(entry: Entry) -> list[tuple[Unit, int, Lease | None]]:
+    return [
+        (owner, held_mode(counts) or 0, _lease(owner, entry))
+        for owner, counts in entry.holders.items()
+    ]
+
+
+def _lease(owner: Unit, entry: Entry) -> Lease | None:
+    mine = (one for one in owner.leases if any(entry is step[0] for step in one.steps))
+    return next(mine, None)
+
+
+def _holder(now_ns: int, owner: Unit, mode: int, lease: Lease | None) -> Holder:
+    return Holder(
+        unit=owner.id, mode=NAMES[mode],
+        held_s=(now_ns - lease.acquired_ns) / 1e9 if lease else 0.0,
+        fencing_token=lease.token if lease else 0,
+        acquired_at=place(lease.where) if lease else "",
+    )  # fmt: skip
+
+
+def _waiter(wait: Wait, mode: int, now_ns: int) -> Waiter:
+    return Waiter(
+        unit=wait.unit.id, mode=NAMES[mode], waited_s=(now_ns - wait.arrival_ns) / 1e9,
+        priority=wait.priority, waiting_at=place(wait.where),
+    )  # fmt: skip
+
+
+# -- pictures ------------------------------------------------------------------
+
+
+def arrows_of(report: DeadlockReport) -> tuple[Arrow, ...]:
+    """The circle of a deadlock as arrows."""
+    units = report.units
+    return tuple(
+        Arrow(unit=one.unit, target=units[(at + 1) % len(units)], kind=one.waits_for, key=one.key)
+        for at, one in enumerate(report.participants)
+    )
+
+
+def arrows_to_dot(arrows: tuple[Arrow, ...]) -> str:
+    """Arrows for Graphviz."""
+    lines = [
+        f'  "{_dot(one.unit)}" -> "{_dot(one.target)}" [label="{_dot(_label(one))}"];'
+        for one in arrows
+    ]
+    return "\n".join(["digraph waits {", *lines, "}", ""])
+
+
+def arrows_to_mermaid(arrows: tuple[Arrow, ...]) -> str:
+    """Arrows as a Mermaid flowchart."""
+    units = tuple(dict.fromkeys(unit for one in arrows for unit in (one.unit, one.target)))
+    number = {unit: f"u{at}" for at, unit in enumerate(units)}
+    nodes = [f'  {number[unit]}["{_mermaid(unit)}"]' for unit in units]
+    lines = [
+        f'  {number[one.unit]} -->|"{_mermaid(_label(one))}"| {number[one.target]}'
+        for one in arrows
+    ]
+    return "\n".join(["flowchart LR", *nodes, *lines, ""])
+
+
+def _label(arrow: Arrow) -> str:
+    return f"{arrow.kind} {arrow.key}".strip()
+
+
+def _dot(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _mermaid(text: str) -> str:
+    # What a name of a thread or key can hold and Mermaid would read as its own syntax.
+    codes = {'"': "#quot;", "#": "#35;", "<": "#lt;", ">": "#gt;", "\n": " ", "`": "#96;"}
+    return "".join(codes.get(letter, letter) for letter in text)
+
+
+def in_the_way(wait: Wait) -> Lease | Wait | None:
+    """What a wait waits for first: a lease, or another wait that is ahead."""
+    entry = wait.entry
+    if entry is None or wait.state is not states.WAITING:
+        return None
+    bits = CONFLICT_BITS[wait.mode]
+    for owner in entry.holders:
+        for lease in owner.leases if owner is not wait.owner else ():
+            if any(entry is step[0] and bits & BIT[step[1]] for step in lease.steps):
+                return lease
+    return next((one for one in entry.queue if one is not wait), None)
