@@ -249,7 +249,10 @@ class Stage:
         return [self.actor() for _ in range(count)]
 
     def close(self) -> None:
-        """End all units and loops."""
+        """End all units and loops; who still waits is told to give up."""
+        engine = self.locks._engine
+        while waits := engine.table.waits():
+            engine.parking.abandon(waits[0])
         for actor in self._actors:
             if actor.alive:
                 actor.end()

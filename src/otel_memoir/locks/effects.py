@@ -37,7 +37,7 @@ class Effects:
             self.guarded(partial(engine.on_verdict, verdict))
         lost = [wait for wait in self.wakes if not wait.parker.wake()]
         for wait in lost:
-            engine.drop(wait.lease)  # its loop is closed: what it was given goes on
+            engine.release(wait.lease, None)  # its loop is closed: what it was given goes on
         for call in self.calls:
             self.guarded(call)
 

@@ -142,7 +142,7 @@ class Engine:
         assert owner is not None
         lease.state = state
         owner.leases.discard(lease)
-        if owner.refusals and not owner.leases and owner.ticket is None:
+        if owner.refusals and not owner.leases and lease.token > owner.refused_at:
             owner.refusals = 0
         for entry, mode in lease.steps:
             self._take_back(entry, owner, mode)
@@ -207,7 +207,6 @@ class Engine:
 
     def _advance(self, wait: Wait, effects: Effects) -> None:
         """Take the steps of a request one by one; queue it for the first that is not free."""
-        owner = wait.owner
         while wait.index < len(wait.steps):
             entry, mode = wait.steps[wait.index]
             wait.mode = mode
@@ -216,12 +215,16 @@ class Engine:
                 self.enqueue(wait, entry)
                 effects.blocked.append(wait)
                 return
-            entry.holders[owner] = entry.holders.get(owner, 0) + ONE[mode]
-            entry.total += ONE[mode]
-            wait.index += 1
-            if entry.queue and len(owner.crew) > 1:
-                self._move_forward(entry, owner)
+            self._take_step(wait, entry, mode)
         self._grant(wait, effects)
+
+    def _take_step(self, wait: Wait, entry: Entry, mode: int) -> None:
+        owner = wait.owner
+        entry.holders[owner] = entry.holders.get(owner, 0) + ONE[mode]
+        entry.total += ONE[mode]
+        wait.index += 1
+        if entry.queue and len(owner.crew) > 1:
+            self._move_forward(entry, owner)
 
     def _grant(self, wait: Wait, effects: Effects) -> None:
         lease, now_ns = wait.lease, self.monotonic_ns()
@@ -299,6 +302,7 @@ class Engine:
                          self._may_pass(wait, entry, wait.mode)):  # fmt: skip
                 entry.queue.remove(wait)
                 wait.entry = None
+                self._take_step(wait, entry, wait.mode)
                 self._advance(wait, effects)
             elif not own and wait.mode == X:
                 return
@@ -349,10 +353,6 @@ class Engine:
         """Ids of the units that a wait waits for."""
         edges = self.graph.edges(wait.unit) if wait.entry else []
         return tuple(dict.fromkeys(edge.target.id for edge in edges))
-
-    def drop(self, lease: Lease) -> None:
-        """Let go of whatever a lease has, if it has something."""
-        self.release(lease, None)
 
     def tell_blocked(self, wait: Wait, effects: Effects) -> None:
         """Owe the hooks of a remote engine a call."""

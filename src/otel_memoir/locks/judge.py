@@ -107,16 +107,21 @@ class Judge:
             return
         verdict.behind = self._behind(verdict)
         wait.verdict = verdict
-        wait.owner.refusals += 1
+        self.count(wait.owner)
         effects.verdicts.append(verdict)
         self._engine.fail(wait, states.VICTIM, None, effects)
 
     def finish_wounded(self, wait: Wait, verdict: Verdict, effects: Effects) -> None:
         """A wounded unit asks for more: that is when it is refused."""
         wait.verdict = verdict
-        wait.owner.refusals += 1
+        self.count(wait.owner)
         effects.verdicts.append(verdict)
         wait.state = states.VICTIM
+
+    def count(self, owner: Unit) -> None:
+        """One more refusal in a row."""
+        owner.refusals += 1
+        owner.refused_at = self._engine.fence
 
     # -- circles --------------------------------------------------------------
 

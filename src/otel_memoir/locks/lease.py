@@ -150,7 +150,7 @@ class Lease:
                 engine.parking.acquire(self, unit)
         except BaseException:
             # An interrupt between the grant and the block would leave the lock behind.
-            engine.drop(self)
+            engine.release(self, None)
             raise
         return self
 
@@ -167,7 +167,7 @@ class Lease:
             if not engine.take(self, unit.owner):
                 await engine.parking.acquire_async(self, unit, unit.owner)
         except BaseException:
-            engine.drop(self)
+            engine.release(self, None)
             raise
         return self
 

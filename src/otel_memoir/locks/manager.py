@@ -154,7 +154,7 @@ class LockManager:
             if not engine.take(lease, owner):
                 await engine.parking.acquire_async(lease, unit, owner)
         except BaseException:
-            engine.drop(lease)
+            engine.release(lease, None)
             raise
         return lease
 

@@ -98,7 +98,7 @@ class Parking:
             engine.fail(wait, states.CANCELLED, None, effects)
             engine.settle(effects)
         effects.run(engine)
-        engine.drop(wait.lease)
+        engine.release(wait.lease, None)
 
     def _conclude(self, wait: Wait) -> None:
         """Raise what a wait ended with."""

@@ -74,7 +74,7 @@ def make_victim(engine: Engine, unit: str, report: DeadlockReport) -> bool:
             return False
         verdict = Verdict.of(report, wait.unit)
         wait.verdict = verdict
-        wait.owner.refusals += 1
+        engine.judge.count(wait.owner)
         engine.fail(wait, states.VICTIM, None, effects)
         effects.verdicts.append(verdict)
         engine.settle(effects)

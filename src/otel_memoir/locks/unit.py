@@ -49,12 +49,14 @@ class Unit:
 
         refusals: How often in a row it was the victim of a deadlock.
 
+        refused_at: The fence of the last time: what it held then does not end the row.
+
         wounded: An older unit waits for it: its next wait is refused (wound-wait).
     """
 
     __slots__ = (
         "__weakref__", "crew", "foreign", "kind", "leases", "name", "owner", "pid", "refusals",
-        "serial", "task", "thread_ident", "ticket", "wait", "wounded",
+        "refused_at", "serial", "task", "thread_ident", "ticket", "wait", "wounded",
     )  # fmt: skip
 
     def __init__(self, kind: str, name: str, task: weakref.ref[Any] | None = None) -> None:
@@ -67,7 +69,7 @@ class Unit:
         self.wait: Wait | None = None
         self.foreign: list[ForeignWait] = []
         self.ticket: int | None = None
-        self.refusals = 0
+        self.refusals = self.refused_at = 0
         self.wounded: Any = None
 
     @property
