@@ -1,0 +1,569 @@
+"""The pitfalls into which other lock managers fell, each as a test.
+
+Those that every shape of unit has are in the suite, those of circles with the deadlocks: a
+re-entrant read behind a queued writer, two upgraders, an upgrade at the tail, an exhausted pool, a
+retry of less than the whole block, a timeout that serves nobody behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+import pytest
+
+from locks.actors import PATIENCE_S, Stage
+from otel_memoir.errors import DeadlockError, LockError, LockLostError, LockTimeoutError
+from otel_memoir.locks import Lease, LockManager, parking, states
+from otel_memoir.locks.effects import Effects
+from otel_memoir.locks.engine import Engine
+from otel_memoir.locks.unit import Roll
+
+
+@pytest.fixture(autouse=True)
+def nobody_looks_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up that is lost hangs a test, and is not made good by the waiter's patience."""
+    monkeypatch.setattr("otel_memoir.locks.parking.PATIENCE_S", 3600.0)
+
+
+@pytest.fixture
+def locks() -> LockManager:
+    """A manager."""
+    return LockManager()
+
+
+def empty(locks: LockManager) -> bool:
+    """Whether nothing is held and nobody waits."""
+    return locks.snapshot().keys == ()
+
+
+def test_who_let_go_before_is_in_no_phantom_of_a_circle() -> None:
+    """The edges of a moment ago do not count."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        for _ in range(20):
+            first, second = one.acquire("a").get(), two.acquire("b").get()
+            asked = one.acquire("b")
+            stage.sleeps(one)
+            two.release(second).get()
+            last = two.acquire("a")
+            stage.sleeps(two)
+            one.release(first).get()
+            one.release(asked.get()).get()
+            two.release(last.get()).get()
+        assert stage.locks.deadlocks() == ()
+
+
+def test_a_walk_ends_in_a_circle_that_does_not_contain_its_beginning() -> None:
+    """One that is only reported stays, and others come to wait behind it."""
+    with Stage("threads", on_deadlock="report") as stage:
+        one, two, three = stage.actors(3)
+        one.acquire("a").get()
+        two.acquire("b").get()
+        one.acquire("b")
+        stage.sleeps(one)
+        two.acquire("a")
+        stage.sleeps(two)
+        assert isinstance(three.acquire("a", timeout=0.01).error(), LockTimeoutError)
+        assert len(stage.locks.deadlocks()) == 1
+
+
+def test_a_wait_with_a_timeout_is_part_of_a_circle_and_is_said_to_end_by_itself() -> None:
+    """Neither overlooked, nor the same as one without."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        one.acquire("a").get()
+        two.acquire("b").get()
+        one.acquire("b", timeout=3600.0)
+        stage.sleeps(one)
+        error = two.acquire("a").error()
+        assert isinstance(error, DeadlockError)
+        by_unit = {unit.unit: unit.resolves_by_timeout for unit in error.report.participants}
+        assert by_unit == {one.unit: True, two.unit: False}
+
+
+def test_trying_without_waiting_closes_no_circle() -> None:
+    """And nobody else is refused for it."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        one.acquire("a").get()
+        two.acquire("b").get()
+        waits = one.acquire("b")
+        stage.sleeps(one)
+        assert isinstance(two.acquire("a", timeout=0).error(), LockTimeoutError)
+        assert not waits.done()
+
+
+def test_a_task_cancelled_in_the_same_tick_as_the_hand_over_hands_on(locks: LockManager) -> None:
+    """The lock came first; the cancelled one does not keep it."""
+
+    async def main() -> bool:
+        first = await locks.acquire_async("k")
+        loser = asyncio.create_task(_hold(locks, "k"))
+        winner = asyncio.create_task(_hold(locks, "k"))
+        await _turns()
+        first.release()
+        loser.cancel()
+        await winner
+        with pytest.raises(asyncio.CancelledError):
+            await loser
+        return empty(locks)
+
+    assert asyncio.run(main())
+
+
+def test_keeping_the_lock_of_a_cancelled_task_would_be_seen(
+    locks: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: without passing it on, nobody gets it."""
+    monkeypatch.setattr(parking.Parking, "abandon", lambda self, wait: None)
+    monkeypatch.setattr(Engine, "release", _only_once(Engine.release))
+    monkeypatch.setattr(Roll, "_done", lambda self, task: None)
+
+    async def main() -> None:
+        first = await locks.acquire_async("k")
+        loser = asyncio.create_task(_hold(locks, "k"))
+        winner = asyncio.create_task(_hold(locks, "k"))
+        await _turns()
+        first.release()
+        loser.cancel()
+        await _turns()
+        assert not winner.done()
+        winner.cancel()
+
+    asyncio.run(main())
+
+
+def _only_once(real: Any) -> Any:
+    calls: list[object] = []
+
+    def release(self: Engine, lease: Lease, by: Any) -> None:
+        calls.append(lease)
+        if len(calls) == 1:
+            real(self, lease, by)
+
+    return release
+
+
+async def _hold(locks: LockManager, key: str) -> None:
+    async with locks.hold(key):
+        pass
+
+
+async def _turns() -> None:
+    """Let the others run until they wait."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_of_a_timeout_and_a_grant_the_first_wins_and_the_loser_accepts_that() -> None:
+    """One word, written under the mutex."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        lease = one.acquire("k").get()
+        asked = two.acquire("k")
+        stage.sleeps(two)
+        engine = stage.locks._engine
+        (wait,) = engine.table.waits()
+        one.release(lease).get()
+        effects = Effects()
+        with engine.mutex:
+            engine.time_out(wait, effects)
+        assert wait.state is states.GRANTED
+        assert asked.get().held
+
+
+def test_a_timeout_in_a_thread_leaves_no_request_behind(locks: LockManager) -> None:
+    """As an acquire that goes on in a loop does, and keeps the lock when it gets it."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        lease = one.acquire("k").get()
+        assert isinstance(two.acquire("k", timeout=0.01).error(), LockTimeoutError)
+        one.release(lease).get()
+        assert empty(stage.locks)
+
+
+def test_who_calls_acquire_async_owns_what_another_task_awaited(locks: LockManager) -> None:
+    """``wait_for`` runs it in a task of its own up to Python 3.11."""
+
+    async def main() -> None:
+        lease = await asyncio.create_task(_awaiting(locks.acquire_async("k")))
+        assert lease.held
+        async with locks.hold("k", timeout=0):
+            pass
+        lease.release()
+        waited = await asyncio.wait_for(locks.acquire_async("k"), PATIENCE_S)
+        assert waited.held
+        waited.release()
+
+    asyncio.run(main())
+    assert empty(locks)
+
+
+async def _awaiting(what: Any) -> Any:
+    return await what
+
+
+def test_a_task_of_one_loop_wakes_a_task_of_another() -> None:
+    """A future that is set from another thread wakes nobody."""
+    with Stage("loops") as stage:
+        one, two = stage.actors(2)
+        three = stage.actor()
+        assert len(stage._loops) > 1
+        lease = one.acquire("k").get()
+        asked = three.acquire("k")
+        stage.sleeps(three)
+        one.release(lease).get()
+        assert asked.get().held
+        two.end()
+
+
+def test_a_waiter_whose_loop_is_closed_is_skipped() -> None:
+    """What it was given goes to the next."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        lease = one.acquire("k").get()
+        loop = asyncio.new_event_loop()
+        lost = loop.create_task(_hold(stage.locks, "k"))
+        loop.run_until_complete(_turns())
+        loop.close()
+        asked = two.acquire("k")
+        stage.sleeps(two)
+        one.release(lease).get()
+        assert asked.get().held
+        lost._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what is tested
+
+
+def test_a_synchronous_wait_that_would_block_its_own_loop_is_refused(locks: LockManager) -> None:
+    """The holder is a task of the loop that would be blocked."""
+
+    async def blocking() -> None:
+        with locks.hold("k"):
+            pass
+
+    async def main() -> None:
+        async with locks.hold("k"):
+            with pytest.raises(DeadlockError) as caught:
+                await asyncio.create_task(blocking())
+        kinds = {one.waits_for for one in caught.value.report.participants}
+        assert kinds == {"lock", "event loop"}
+
+    asyncio.run(main())
+
+
+def test_it_is_refused_also_while_the_loop_is_paused(locks: LockManager) -> None:
+    """The loop of a task that holds the lock runs in this thread, or not at all."""
+    loop = asyncio.new_event_loop()
+    try:
+        lease = loop.run_until_complete(_kept(locks, loop))
+        with pytest.raises(DeadlockError):
+            locks.acquire("k")
+        loop.run_until_complete(lease)
+    finally:
+        loop.close()
+
+
+async def _kept(locks: LockManager, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    async def keep() -> None:
+        async with locks.hold("k"):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    task = loop.create_task(keep())
+    await asyncio.sleep(0)
+    return task
+
+
+def test_a_synchronous_wait_for_a_thread_may_block_a_loop(locks: LockManager) -> None:
+    """Negative control: it ends, so it is the caller's choice."""
+    holding, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks.hold("k"):
+            holding.set()
+            assert go.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holding.wait(PATIENCE_S)
+    locks.on_block(lambda unit, holders: go.set())
+
+    async def main() -> None:
+        with locks.hold("k"):
+            pass
+
+    asyncio.run(main())
+    thread.join(PATIENCE_S)
+    assert empty(locks)
+
+
+class OutsideError(Exception):
+    """Comes from outside, between two lines."""
+
+
+def test_an_interrupt_at_any_line_of_taking_a_free_lock_leaves_nothing_behind(
+    locks: LockManager
+) -> None:
+    """Between the grant and the block there is no gap."""
+    code = Lease.__enter__.__code__
+    with locks.hold("k"):
+        pass
+    for line in sorted({line for *_, line in code.co_lines() if line}):
+
+        def at_line(frame: Any, event: str, arg: Any, line: int = line) -> Any:
+            if frame.f_code is code and event == "line" and frame.f_lineno == line:
+                sys.settrace(None)
+                raise OutsideError
+            return at_line
+
+        lease = locks.hold("k")
+        sys.settrace(at_line)
+        try:
+            lease.__enter__()
+        except OutsideError:
+            pass
+        else:
+            lease.release()
+        finally:
+            sys.settrace(None)
+        if lease.state is states.HELD:  # the last line: it is handed to the block
+            lease.release()
+        assert empty(locks), line
+
+
+def test_a_signal_handler_inside_the_manager_gets_an_error_and_does_not_hang(
+    locks: LockManager
+) -> None:
+    """It interrupted the manager on its own thread, so nobody could let it in."""
+    errors: list[BaseException] = []
+
+    def handler(*_: object) -> None:
+        try:
+            locks.acquire("other")
+        except LockError as error:
+            errors.append(error)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with locks._engine.mutex:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(errors) == 1
+    with locks.hold("other"):
+        pass
+
+
+def test_a_finaliser_inside_the_manager_puts_its_release_off(locks: LockManager) -> None:
+    """The collector may run it anywhere; the next operation does it."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.lease, self.me = locks.acquire("k"), self
+
+        def __del__(self) -> None:
+            self.lease.release()
+
+    Owner()
+    with locks._engine.mutex:
+        gc.collect()
+    assert not empty(locks)
+    other = threading.Thread(target=lambda: locks.acquire("k").release())
+    other.start()
+    other.join(PATIENCE_S)
+    assert not other.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork: run it on Linux or macOS")
+def test_a_fork_child_has_no_locks_and_can_lock() -> None:
+    """Also when another thread was inside the manager as it forked."""
+    locks = LockManager()
+    lease = locks.acquire("k")
+    inside, go = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with locks._engine.mutex:
+            inside.set()
+            go.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    child = _fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(30)
+            lost = lease.state is states.LOST
+            with locks.hold("k", timeout=0):
+                code = 0 if lost else 2
+            lease.release()
+        finally:
+            os._exit(code)
+    go.set()
+    thread.join(PATIENCE_S)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert lease.held
+    lease.release()
+
+
+def _fork() -> int:
+    import warnings
+
+    with warnings.catch_warnings():
+        # From 3.12 on, forking with threads warns; here it is what is tested.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+class Terms:
+    """Two threads, and leases of a second on a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.stage = Stage("threads", monotonic_ns=lambda: self.now_ns)
+
+
+def test_a_lease_that_ran_out_is_fenced_and_its_holder_is_told() -> None:
+    """The abandoned writer may still write: its token is too old for that."""
+    terms = Terms()
+    told: list[Lease] = []
+    with terms.stage as stage:
+        one, two = stage.actors(2)
+        lease = one.acquire("k", ttl=1.0).get()
+        lease.on_lost(told.append)
+        terms.now_ns = 2 * 10**9
+        fresh = two.acquire("k").get()
+        assert fresh.fencing_token > lease.fencing_token
+        assert told == [lease]
+        with pytest.raises(LockLostError):
+            lease.check()
+        one.release(lease).get()
+        assert fresh.held
+        with pytest.raises(LockLostError):
+            lease.heartbeat()
+
+
+def test_a_healthy_holder_keeps_its_lease_by_heartbeat_up_to_a_cap() -> None:
+    """However long it works, and not for ever."""
+    terms = Terms()
+    with terms.stage as stage:
+        one, two = stage.actors(2)
+        lease = one.acquire("k", ttl=1.0, max_hold=5.0).get()
+        for second in range(1, 5):
+            lease.heartbeat()
+            terms.now_ns = second * 9 * 10**8
+            assert isinstance(two.acquire("k", timeout=0.001).error(), LockTimeoutError)
+        lease.heartbeat()
+        terms.now_ns = 6 * 10**9
+        assert two.acquire("k").get().held
+        assert not lease.held
+
+
+def test_a_reporter_that_takes_locks_itself_does_not_hang() -> None:
+    """It is called when the mutex is free again, and from within it can come back."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+        engine = stage.locks._engine
+        seen: list[bool] = []
+        real = engine.on_verdict
+
+        def report(verdict: Any) -> None:
+            seen.append(engine.inside())
+            with stage.locks.hold("report"):
+                real(verdict)
+
+        engine.on_verdict = report
+        one.acquire("a").get()
+        two.acquire("b").get()
+        one.acquire("b")
+        stage.sleeps(one)
+        assert isinstance(two.acquire("a").error(), DeadlockError)
+        assert seen == [False]
+
+
+def test_a_reporter_that_fails_breaks_no_hand_over() -> None:
+    """What it raises is said, and the victim is woken."""
+    with Stage("threads") as stage:
+        one, two = stage.actors(2)
+
+        def report(verdict: Any) -> None:
+            raise RuntimeError("broken")
+
+        stage.locks._engine.on_verdict = report
+        one.acquire("a").get()
+        two.acquire("b").get()
+        one.acquire("b", priority=1)
+        stage.sleeps(one)
+        assert isinstance(two.acquire("a").error(), DeadlockError)
+
+
+# -- cancellation at every await -------------------------------------------------
+
+
+class CancelledAt:
+    """A coroutine into which a cancellation comes where it is suspended for the n-th time."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], number: int) -> None:
+        self._coroutine, self._number = coroutine, number
+        self.suspended = 0
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        steps = self._coroutine.__await__()
+        try:
+            while True:
+                waits_for = steps.send(None)
+                self.suspended += 1
+                while self.suspended == self._number:
+                    waits_for = steps.throw(asyncio.CancelledError())
+                    self.suspended += 1
+                yield waits_for
+        except StopIteration:
+            return
+
+
+async def _scenario(locks: LockManager) -> None:
+    async with locks.hold("s/a", "shared") as lease:
+        await lease.upgrade_async()
+        async with locks.hold_all({"s/b": "exclusive", "t": "update"}):
+            await asyncio.sleep(0)
+    lease = await locks.acquire_async("s")
+    lease.release()
+
+
+async def _rival(locks: LockManager, key: str, mode: str, until: asyncio.Event) -> None:
+    async with locks.hold(key, mode):
+        await until.wait()
+
+
+async def _cancelled_at(locks: LockManager, number: int) -> int:
+    go = asyncio.Event()
+    locks.on_block(lambda unit, holders: go.set())
+    rivals = [
+        asyncio.create_task(_rival(locks, key, mode, go))
+        for key, mode in (("s/a", "shared"), ("t", "exclusive"), ("s/c", "exclusive"))
+    ]
+    await _turns()
+    injected = CancelledAt(_scenario(locks), number)
+    with contextlib.suppress(asyncio.CancelledError):
+        await injected
+    await asyncio.wait_for(asyncio.gather(*rivals), PATIENCE_S)
+    assert empty(locks), number
+    async with locks.hold("s", timeout=0), locks.hold("t", timeout=0):
+        pass
+    return injected.suspended
+
+
+def test_a_cancellation_at_any_await_leaves_nothing_held_and_nobody_waiting() -> None:
+    """One after the other, until the scenario ends before it comes."""
+    most = asyncio.run(_cancelled_at(LockManager(), -1))
+    assert most >= 2
+    for number in range(1, most + 1):
+        asyncio.run(_cancelled_at(LockManager(), number))
