@@ -71,7 +71,7 @@ def without_the_queue(patch: pytest.MonkeyPatch) -> None:
 
 def without_taking_back(patch: pytest.MonkeyPatch) -> None:
     """What was taken of a request that failed stays."""
-    patch.setattr(Engine, "_take_back", staticmethod(lambda entry, owner, mode: None))
+    patch.setattr(Engine, "_take_back", staticmethod(lambda entry, mode, owner: None))
 
 
 def without_a_check(patch: pytest.MonkeyPatch) -> None:

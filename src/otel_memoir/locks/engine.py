@@ -32,6 +32,7 @@ from otel_memoir.locks.modes import BIT, CONFLICT_BITS, CONFLICT_FIELDS, ONE, X
 from otel_memoir.locks.mourning import bury
 from otel_memoir.locks.parking import Parking
 from otel_memoir.locks.request import PATIENCE_S, Order, Wait
+from otel_memoir.locks.states import HELD
 from otel_memoir.locks.table import Entry, Table, merged
 from otel_memoir.locks.terms import held_already, not_yours, reentered
 from otel_memoir.locks.unit import Roll, Unit
@@ -51,8 +52,6 @@ class Engine:
         table: The keys.
 
         fence: The token before the first.
-
-        monotonic_ns: Source of durations and arrivals.
     """
 
     def __init__(
@@ -92,32 +91,32 @@ class Engine:
             raise reentered(lease)
         with self.mutex:
             entry = self.table.entries.get(lease.key)
-            if entry is None or owner.wounded or lease.slow or lease.state is states.HELD:
+            if entry is None or owner.wounded or lease.slow or lease.state is HELD:
                 return False
             if self.order is not None and owner.leases:
                 return False
             kind = entry.kind
             steps = entry.steps[lease.mode]
-            taken = 0
             for entry, mode in steps:
-                holders = entry.holders
-                own = holders.get(owner, 0)
-                if (entry.total - own) & CONFLICT_FIELDS[mode] or (entry.queue and not own):
-                    break
+                if not entry.total:
+                    own = 0  # nobody holds it, so nobody queues for it
+                else:
+                    own = entry.holders.get(owner, 0)
+                    if (entry.total - own) & CONFLICT_FIELDS[mode] or (entry.queue and not own):
+                        break
                 one = ONE[mode]
-                holders[owner] = own + one
+                entry.holders[owner] = own + one
                 entry.total += one
-                taken += 1
             else:
                 self.fence = lease.token = self.fence + 1
-                lease.steps, lease.owner, lease.state = steps, owner, states.HELD
+                lease.steps, lease.owner, lease.state = steps, owner, HELD
                 lease.acquired_ns, lease.waited_ns = self.monotonic_ns(), 0
                 lease.context = get_current()
                 owner.leases.add(lease)
                 kind.acquired += 1
                 return True
-            for entry, mode in steps[:taken]:
-                self._take_back(entry, owner, mode)
+            for taken in steps[: steps.index((entry, mode))]:
+                self._take_back(*taken, owner)
             return False
 
     def release(self, lease: Lease, by: Unit | None) -> None:
@@ -126,7 +125,7 @@ class Engine:
             self.deferred.append(lease)
             return
         with self.mutex:
-            if lease.state is not states.HELD:
+            if lease.state is not HELD:
                 return
             if by is not None and by is not lease.owner:
                 raise not_yours(lease, by)
@@ -145,14 +144,19 @@ class Engine:
         if owner.refusals and not owner.leases and lease.token > owner.refused_at:
             owner.refusals = 0
         for entry, mode in lease.steps:
-            self._take_back(entry, owner, mode)
+            one = ONE[mode]
+            if entry.total == one:
+                entry.total = 0
+                del entry.holders[owner]
+            else:
+                self._take_back(entry, mode, owner)
             if entry.queue:
                 effects = effects or Effects()
                 effects.dirty.append(entry)
         return effects
 
     @staticmethod
-    def _take_back(entry: Entry, owner: Unit, mode: int) -> None:
+    def _take_back(entry: Entry, mode: int, owner: Unit) -> None:
         one = ONE[mode]
         entry.total -= one
         left = entry.holders[owner] - one
@@ -168,7 +172,7 @@ class Engine:
         prepared = [self.table.prepare(key) for key, _ in wants(wait.lease)]
         effects = Effects()
         with self.mutex:
-            if wait.lease.state is states.HELD:
+            if wait.lease.state is HELD:
                 raise held_already(wait.lease)
             entries = [self.table.add(one) for one in prepared]
             modes = [mode for _, mode in wants(wait.lease)]
@@ -230,7 +234,7 @@ class Engine:
         lease, now_ns = wait.lease, self.monotonic_ns()
         self._end(wait, states.GRANTED, effects)
         self.fence = lease.token = self.fence + 1
-        lease.steps, lease.owner, lease.state = wait.steps, wait.owner, states.HELD
+        lease.steps, lease.owner, lease.state = wait.steps, wait.owner, HELD
         lease.acquired_ns, lease.waited_ns = now_ns, now_ns - wait.arrival_ns
         lease.context = wait.context
         if lease.ttl_s is not None:
@@ -321,7 +325,7 @@ class Engine:
             entry.queue.remove(wait)
             effects.dirty.append(entry)
         for entry, mode in wait.steps[: wait.index]:
-            self._take_back(entry, wait.owner, mode)
+            self._take_back(entry, mode, wait.owner)
             effects.dirty.append(entry)
         self._end(wait, state, effects)
         return True
@@ -336,9 +340,8 @@ class Engine:
             self.judge.ended(wait, effects)
         if wait.sync and self.blocked.get(wait.unit.thread_ident) is wait.unit:
             del self.blocked[wait.unit.thread_ident]
-        if slept and self.on_unblock:
-            for call in self.on_unblock:
-                effects.calls.append(partial(call, wait.unit.id))
+        for call in self.on_unblock if slept else ():
+            effects.calls.append(partial(call, wait.unit.id))
 
     def time_out(self, wait: Wait, effects: Effects) -> None:
         """Its time is over, unless something else came first."""
@@ -367,7 +370,7 @@ class Engine:
         """Do what finalisers left to be done."""
         while self.deferred:
             lease = self.deferred.popleft()
-            if lease.state is states.HELD:
+            if lease.state is HELD:
                 self._let_go(lease, states.RELEASED, effects)
         while self.roll.deaths:
             bury(self, self.roll.deaths.popleft(), effects)
