@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from otel_memoir.errors import LockError, LockLostError
 from otel_memoir.locks import terms
 from otel_memoir.locks.modes import NAMES, X, mode_of
+from otel_memoir.locks.repair import recover
 from otel_memoir.locks.states import HELD, LOST, NEW
 
 if TYPE_CHECKING:
@@ -148,17 +149,22 @@ class Lease:
         try:
             if not engine.take(self, unit.owner):
                 engine.parking.acquire(self, unit)
-        except BaseException:
+            return self
+        except BaseException as error:
             # An interrupt between the grant and the block would leave the lock behind.
-            engine.release(self, None)
+            recover(engine, self, error)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        self._engine.release(self, None)
+        # What strikes before this line cannot be met in Python: see the test of interrupts.
+        try:
+            self._engine.release(self, None)
+        except BaseException as interrupt:
+            recover(self._engine, self, interrupt)
+            raise
 
     async def __aenter__(self) -> Lease:
         engine = self._engine
@@ -166,8 +172,8 @@ class Lease:
         try:
             if not engine.take(self, unit.owner):
                 await engine.parking.acquire_async(self, unit, unit.owner)
-        except BaseException:
-            engine.release(self, None)
+        except BaseException as error:
+            recover(engine, self, error)
             raise
         return self
 

@@ -25,6 +25,7 @@ from otel_memoir.locks.metrics import LockMetrics
 from otel_memoir.locks.modes import X, mode_of
 from otel_memoir.locks.order import LockOrder, OrderFinding, OrderMode
 from otel_memoir.locks.remote import make_victim
+from otel_memoir.locks.repair import recover
 from otel_memoir.locks.report import DeadlockReport
 from otel_memoir.locks.retry import again, again_async
 from otel_memoir.locks.snapshot import Snapshot, take
@@ -153,8 +154,8 @@ class LockManager:
         try:
             if not engine.take(lease, owner):
                 await engine.parking.acquire_async(lease, unit, owner)
-        except BaseException:
-            engine.release(lease, None)
+        except BaseException as error:
+            recover(engine, lease, error)
             raise
         return lease
 

@@ -1,0 +1,76 @@
+"""Putting the table right after an exception came from outside in the middle of an operation.
+
+A ``KeyboardInterrupt`` may strike between any two lines, also under the mutex. What is true of
+a lock is said by its lease and its wait, each in one word; the counts of a key are derived from
+them, and are derived anew here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from otel_memoir.errors import LockError
+from otel_memoir.locks.effects import Effects
+from otel_memoir.locks.modes import ONE
+from otel_memoir.locks.states import HELD, WAITING
+
+if TYPE_CHECKING:
+    from otel_memoir.locks.engine import Engine
+    from otel_memoir.locks.lease import Lease
+    from otel_memoir.locks.table import Entry
+    from otel_memoir.locks.unit import Unit
+
+# What the engine itself raises, or has an answer to, leaves the table right.
+_EXPECTED = (LockError, asyncio.CancelledError, GeneratorExit)
+
+
+def recover(engine: Engine, lease: Lease, error: BaseException) -> None:
+    """Let go of a lease whose operation ended with an exception."""
+    if not isinstance(error, _EXPECTED) and not engine.inside():
+        _rebuild(engine, lease)
+    engine.release(lease, None)
+
+
+def _rebuild(engine: Engine, lease: Lease) -> None:
+    effects = Effects()
+    with engine.mutex:
+        if lease.state is HELD and lease.owner is not None:
+            lease.owner.leases.add(lease)
+        entries = list(engine.table.entries.values())
+        units = {owner for entry in entries for owner in entry.holders} | set(engine.roll.living())
+        units |= {unit.owner for unit in units}
+        for entry in entries:
+            entry.holders.clear()
+            entry.total = 0
+            entry.queue[:] = [
+                wait for wait in entry.queue if wait.state is WAITING and wait.entry is entry
+            ]
+        for unit in units:
+            _count_again(engine, unit)
+        effects.dirty += [entry for entry in entries if entry.queue]
+        engine.settle(effects)
+    effects.run(engine)
+
+
+def _count_again(engine: Engine, unit: Unit) -> None:
+    for lease in [one for one in unit.leases if one.state is not HELD]:
+        unit.leases.discard(lease)
+    for lease in unit.leases:
+        for entry, mode in lease.steps:
+            _add(entry, unit, mode)
+    wait = unit.wait
+    if wait is None or wait.state is not WAITING:
+        unit.wait = None
+        return
+    for entry, mode in wait.steps[: wait.index]:
+        _add(entry, wait.owner, mode)
+    entry, wait.mode = wait.steps[wait.index]
+    if wait not in entry.queue:
+        wait.order = engine.order_of(wait, entry)
+        engine.enqueue(wait, entry)
+
+
+def _add(entry: Entry, owner: Unit, mode: int) -> None:
+    entry.holders[owner] = entry.holders.get(owner, 0) + ONE[mode]
+    entry.total += ONE[mode]
