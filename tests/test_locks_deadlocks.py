@@ -137,6 +137,9 @@ def test_only_reporting_lets_timeouts_decide() -> None:
         (report,) = stage.locks.deadlocks()
         assert report.resolution == "reported" and report.victim is None
         assert any(unit.resolves_by_timeout for unit in report.participants)
+        again = two.acquire("a", timeout=0.05)
+        assert isinstance(again.error(), LockTimeoutError)
+        assert len(stage.locks.deadlocks()) == 2, "another circle of the same units"
         two.end()
         assert lasting.error() is not None
         one.release(first).get()

@@ -631,6 +631,121 @@ def test_a_cancellation_at_any_await_leaves_nothing_held_and_nobody_waiting() ->
         asyncio.run(_cancelled_at(LockManager(), number))
 
 
+# -- between two steps of a wait, by hand ------------------------------------------
+
+
+def at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Any) -> None:
+    """Have something done just before a method runs for the first time."""
+    real, left = getattr(owner, name), [step]
+
+    def method(self: Any, *args: Any) -> Any:
+        if left:
+            left.pop()()
+        return real(self, *args)
+
+    monkeypatch.setattr(owner, name, method)
+
+
+def held_elsewhere(locks: LockManager) -> Any:
+    """A lock that another thread holds; returns what lets it go."""
+    has, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks.hold("k"):
+            has.set()
+            assert go.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert has.wait(PATIENCE_S)
+
+    def let_go() -> None:
+        go.set()
+        thread.join(PATIENCE_S)
+
+    return let_go
+
+
+def test_a_hand_over_before_the_waiter_sleeps_is_not_lost(
+    locks: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the queue and the gate."""
+    let_go = held_elsewhere(locks)
+    at(monkeypatch, parking.ThreadParker, "park", let_go)
+    with locks.hold("k") as lease:
+        assert lease.held
+
+
+def test_a_hand_over_between_the_end_of_the_sleep_and_the_look_at_the_clock_counts(
+    locks: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is over, but the lock came first."""
+    let_go = held_elsewhere(locks)
+    real = parking.Parking.look
+    looks: list[int] = []
+
+    def look(self: parking.Parking, wait: Any) -> float:
+        looks.append(1)
+        if len(looks) == 2:
+            let_go()
+        return real(self, wait)
+
+    monkeypatch.setattr(parking.Parking, "look", look)
+    monkeypatch.setattr(parking.ThreadParker, "park", lambda self, timeout: None)
+    with locks.hold("k", timeout=0.001) as lease:
+        assert lease.held
+
+
+def test_a_lock_that_is_let_go_before_the_request_queues_is_had_at_once(
+    locks: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first try and the queue."""
+    let_go = held_elsewhere(locks)
+    at(monkeypatch, Engine, "enter", let_go)
+    with locks.hold("k") as lease:
+        assert lease.held
+
+
+def test_waiting_tasks_do_not_block_their_loop() -> None:
+    """Not for a moment: blockbuster would raise."""
+    from blockbuster import blockbuster_ctx
+
+    locks = LockManager()
+
+    async def main() -> None:
+        first = await locks.acquire_async("k")
+        others = [asyncio.create_task(_hold(locks, "k")) for _ in range(3)]
+        await _turns()
+        first.release()
+        await asyncio.gather(*others)
+        with pytest.raises(LockTimeoutError):
+            async with locks.hold("k"):
+                await asyncio.create_task(_impatient(locks))
+
+    with blockbuster_ctx():
+        asyncio.run(main())
+
+
+def test_a_synchronous_wait_on_a_loop_is_seen_by_blockbuster(locks: LockManager) -> None:
+    """Negative control: that one blocks the loop, and is the caller's choice."""
+    from blockbuster import BlockingError, blockbuster_ctx
+
+    let_go = held_elsewhere(locks)
+
+    async def main() -> None:
+        with blockbuster_ctx(), pytest.raises(BlockingError), locks.hold("k"):
+            pass
+
+    asyncio.run(main())
+    let_go()
+    assert empty(locks)
+
+
+async def _impatient(locks: LockManager) -> None:
+    async with locks.hold("k", timeout=0.001):
+        pass
+
+
 # -- gevent ----------------------------------------------------------------------
 
 GREENLETS = """

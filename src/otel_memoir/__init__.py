@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from otel_memoir.clock import Clock, SystemClock
     from otel_memoir.events import MemoryEvent
+    from otel_memoir.locks import Lease, LockManager
     from otel_memoir.sdk import (
         DurableLogExporter,
         DurableLogRecordProcessor,
@@ -21,6 +22,8 @@ else:
         "Clock": "clock",
         "DurableLogExporter": "sdk",
         "DurableLogRecordProcessor": "sdk",
+        "Lease": "locks",
+        "LockManager": "locks",
         "MemoryEvent": "events",
         "Settings": "settings",
         "SpoolStatus": "spool",
@@ -41,6 +44,8 @@ __all__ = [
     "Clock",
     "DurableLogExporter",
     "DurableLogRecordProcessor",
+    "Lease",
+    "LockManager",
     "MemoryEvent",
     "Settings",
     "SpoolStatus",

@@ -32,6 +32,9 @@ Policy = Literal["detect", "wait-die", "wound-wait"]
 
 MOVES_MAX = 3
 
+# How many circles that are only reported are known again.
+SIGNATURES_MAX = 1000
+
 # After so many refusals in a row a unit counts as more important than any priority says.
 REFUSALS_MAX = 3
 
@@ -53,7 +56,7 @@ class Judge:
         self._engine, self._graph = engine, engine.graph
         self._on_deadlock, self._policy = on_deadlock, policy
         self._donations = Donations(engine)
-        self._said: set[frozenset[int]] = set()
+        self._said: dict[frozenset[tuple[int, int]], None] = {}
 
     # -- events ---------------------------------------------------------------
 
@@ -126,10 +129,13 @@ class Judge:
     # -- circles --------------------------------------------------------------
 
     def _only_report(self, cycle: list[Edge], unit: Unit, effects: Effects) -> None:
-        signature = frozenset(edge.unit.serial for edge in cycle)
+        waits = [(edge.unit.serial, edge.unit.wait) for edge in cycle]
+        signature = frozenset((serial, wait.stamp if wait else 0) for serial, wait in waits)
         if signature in self._said:
             return
-        self._said.add(signature)
+        self._said[signature] = None
+        if len(self._said) > SIGNATURES_MAX:
+            del self._said[next(iter(self._said))]
         verdict = Verdict(cycle, REPORTED, None)
         verdict.behind = self._behind(verdict)
         effects.verdicts.append(verdict)
