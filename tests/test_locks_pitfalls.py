@@ -631,6 +631,51 @@ def test_a_cancellation_at_any_await_leaves_nothing_held_and_nobody_waiting() ->
         asyncio.run(_cancelled_at(LockManager(), number))
 
 
+def test_units_that_ended_and_keys_that_are_free_leave_nothing_behind(
+    locks: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager may live as long as its process, and see a key for each record."""
+    monkeypatch.setattr("otel_memoir.locks.table.IDLE_MAX", 50)
+    locks._engine.table._limit = 50
+
+    async def main() -> None:
+        await asyncio.gather(*(_hold(locks, f"store/{number}") for number in range(300)))
+
+    asyncio.run(main())
+    threads = [
+        threading.Thread(target=lambda key=f"t/{number}": locks.acquire(key, "shared").release())
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+        thread.join(PATIENCE_S)
+    engine = locks._engine
+    assert len(engine.table.entries) <= 51
+    locks.acquire("k").release()
+    engine.notice_deaths()
+    assert [unit.kind for unit in engine.roll.living()] == ["thread"]
+
+
+def test_a_key_that_is_held_or_still_to_be_taken_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two entries of one key would be two locks."""
+    with Stage("threads") as stage:
+        one, two, three = stage.actors(3)
+        stage.locks._engine.table._limit = 1
+        monkeypatch.setattr("otel_memoir.locks.table.IDLE_MAX", 1)
+        hurdle = one.acquire("a").get()
+        asked = two.acquire_all({"a": "exclusive", "z/1": "exclusive"})
+        stage.sleeps(two)
+        for number in range(10):
+            one.release(one.acquire(f"n/{number}").get()).get()
+        other = three.acquire("z/1").get()
+        one.release(hurdle).get()
+        assert not asked.done()
+        three.release(other).get()
+        assert asked.get().held
+
+
 # -- between two steps of a wait, by hand ------------------------------------------
 
 

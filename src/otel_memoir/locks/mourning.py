@@ -26,6 +26,7 @@ LOST_WHY = "its owner ended without letting go of it"
 
 def bury(engine: Engine, unit: Unit, effects: Effects) -> None:
     """Take a dead unit out of its crews; an owner without a crew has died."""
+    engine.roll.strike_off(unit)
     if unit.wait is not None:
         engine.fail(unit.wait, states.CANCELLED, None, effects)
     for owner in {unit, unit.owner}:

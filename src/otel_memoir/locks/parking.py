@@ -7,6 +7,7 @@ No wait lacks a look: a waiter that nobody woke looks for itself, at least every
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ class Parking:
         parker: ThreadParker | TaskParker, sync: bool,
     ) -> Wait:  # fmt: skip
         lease.context = get_current()
+        unit.thread_ident = threading.get_ident()  # a loop may have moved to another thread
         wait = Wait(lease, (), unit, owner, parker, sync)
         if lease.timeout is not None:
             wait.deadline_s = time.monotonic() + lease.timeout

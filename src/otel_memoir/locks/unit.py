@@ -143,6 +143,11 @@ class Roll:
         unit = self._tasks.get(id(target))
         return unit if unit and unit.task and unit.task() is target else None
 
+    def strike_off(self, unit: Unit) -> None:
+        """Forget a dead thread, unless its number belongs to another one by now."""
+        if self.threads.get(unit.thread_ident) is unit:
+            del self.threads[unit.thread_ident]
+
     def died(self, unit: Unit) -> None:
         """Note a death. Called by finalisers: takes no lock."""
         if unit.pid == os.getpid():
