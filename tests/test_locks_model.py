@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from locks.model import LockMachine
+from locks.model import CrowdedMachine, LockMachine
 from otel_memoir.locks.engine import Engine
 from otel_memoir.locks.graph import Graph
 from otel_memoir.locks.table import Entry
@@ -37,6 +37,18 @@ def test_no_step_of_any_unit_breaks_what_the_reference_says() -> None:
     run_state_machine_as_test(Watched, settings=profile(EXAMPLES))
     assert seen.count("circle") > 10, "the examples hardly ever closed a circle"
     assert "join refused" in seen or EXAMPLES < 60
+
+
+def test_a_queue_that_was_reordered_breaks_nothing_either() -> None:
+    """Few keys and many readers: circles with soft edges."""
+    seen: list[str] = []
+
+    class Watched(CrowdedMachine):
+        def teardown(self) -> None:
+            seen.extend(self.verdicts)
+
+    run_state_machine_as_test(Watched, settings=profile(EXAMPLES))
+    assert seen.count("reordered") > 3, "the examples hardly ever reordered a queue"
 
 
 def without_soft_edges(patch: pytest.MonkeyPatch) -> None:
