@@ -325,6 +325,25 @@ def test_an_owner_all_of_whose_crew_waits_is_stuck() -> None:
         assert not helped.done()
 
 
+def test_one_of_a_crew_goes_ahead_of_the_queue_when_its_owner_gets_the_key() -> None:
+    """What it queued for has become a conversion, and it is served at once."""
+    with Stage("threads") as stage:
+        holder, one, writer, helper = stage.actors(4)
+        bound: Callable[..., Any] = one.do(
+            lambda: stage.locks.bind(lambda: stage.locks.acquire("k", "shared"))
+        ).get()
+        lease = holder.acquire("k").get()
+        mine = one.acquire("k", "shared")
+        stage.sleeps(one)
+        writing = writer.acquire("k")
+        stage.sleeps(writer)
+        helped = helper.do(bound)
+        stage.sleeps(helper)
+        holder.release(lease).get()
+        assert mine.get().held and helped.get().held
+        assert not writing.done()
+
+
 # -- policies, priorities ------------------------------------------------------
 
 

@@ -260,6 +260,26 @@ def test_a_synchronous_wait_that_would_block_its_own_loop_is_refused(locks: Lock
     asyncio.run(main())
 
 
+def test_a_task_whose_loop_is_blocked_by_another_is_not_the_victim(locks: LockManager) -> None:
+    """It could not act on that: the one that blocks is refused, whatever its priority."""
+    let_go = held_elsewhere(locks)
+
+    async def both() -> None:
+        async with locks.hold("mine"), locks.hold("k"):
+            pass
+
+    async def main() -> None:
+        task = asyncio.create_task(both())
+        await _turns()
+        with pytest.raises(DeadlockError):
+            locks.acquire("mine", priority=9)
+        await asyncio.to_thread(let_go)
+        await task
+
+    asyncio.run(main())
+    assert len(locks.deadlocks()) == 1
+
+
 def test_it_is_refused_also_while_the_loop_is_paused(locks: LockManager) -> None:
     """The loop of a task that holds the lock runs in this thread, or not at all."""
     loop = asyncio.new_event_loop()
@@ -671,7 +691,7 @@ def test_a_key_that_is_held_or_still_to_be_taken_is_not_forgotten(
             one.release(one.acquire(f"n/{number}").get()).get()
         other = three.acquire("z/1").get()
         one.release(hurdle).get()
-        assert not asked.done()
+        assert len(stage.locks._engine.table.waits()) == 1
         three.release(other).get()
         assert asked.get().held
 

@@ -95,6 +95,21 @@ def test_readers_go_on_beside_an_update_lock_and_another_update_waits(stage: Sta
     assert other.get().mode_name == "update"
 
 
+def test_all_in_a_queue_that_fit_are_served_though_one_between_them_has_to_wait(
+    stage: Stage
+) -> None:
+    """A reader behind a second update lock."""
+    one, two, three, four = stage.actors(4)
+    lease = one.acquire("k").get()
+    asked = []
+    for actor, mode in ((two, "update"), (three, "update"), (four, "shared")):
+        asked.append(actor.acquire("k", mode))
+        stage.sleeps(actor)
+    one.release(lease).get()
+    assert asked[0].get().held and asked[2].get().held
+    assert not asked[1].done()
+
+
 def test_a_lock_on_a_store_waits_for_every_lock_below_it(stage: Stage) -> None:
     """By the intent that those below have taken by themselves."""
     one, two = stage.actors(2)

@@ -219,16 +219,16 @@ class Engine:
                 self.enqueue(wait, entry)
                 effects.blocked.append(wait)
                 return
-            self._take_step(wait, entry, mode)
+            self._take_step(wait, entry, mode, effects)
         self._grant(wait, effects)
 
-    def _take_step(self, wait: Wait, entry: Entry, mode: int) -> None:
-        owner = wait.owner
-        entry.holders[owner] = entry.holders.get(owner, 0) + ONE[mode]
+    def _take_step(self, wait: Wait, entry: Entry, mode: int, effects: Effects) -> None:
+        entry.holders[wait.owner] = entry.holders.get(wait.owner, 0) + ONE[mode]
         entry.total += ONE[mode]
         wait.index += 1
-        if entry.queue and len(owner.crew) > 1:
-            self._move_forward(entry, owner)
+        if entry.queue and len(wait.owner.crew) > 1:
+            self._move_forward(entry, wait.owner)
+            effects.dirty.append(entry)
 
     def _grant(self, wait: Wait, effects: Effects) -> None:
         lease, now_ns = wait.lease, self.monotonic_ns()
@@ -306,7 +306,7 @@ class Engine:
                          self._may_pass(wait, entry, wait.mode)):  # fmt: skip
                 entry.queue.remove(wait)
                 wait.entry = None
-                self._take_step(wait, entry, wait.mode)
+                self._take_step(wait, entry, wait.mode, effects)
                 self._advance(wait, effects)
             elif not own and wait.mode == X:
                 return
