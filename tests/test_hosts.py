@@ -222,6 +222,9 @@ def test_a_real_collector_has_every_answered_request_of_killed_gunicorn_workers(
         with hosted(command, tmp_path, real.http_endpoint, pass_fds=[listener.fileno()]) as host:
             clients = Clients(listener.getsockname()[1])
             serve_and_kill(clients, kills=WORKERS)
+            # A worker that is told to end before it listens to signals does not hear it, and
+            # gunicorn then waits for it for 30 s (seen).
+            assert until(lambda: host.complaints.count("Booting worker") == 2 * WORKERS)
             assert host.end(signal.SIGTERM) == 0, host.complaints
         drain(host.spool, real.http_endpoint)
         received = real.received()
