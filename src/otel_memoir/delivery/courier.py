@@ -216,7 +216,9 @@ class Courier:
         if self._planner.is_expired(source, batch):
             self._dispatcher.expire(source, batch)
         else:
+            before = self._dispatcher.deliveries
             self._dispatcher.attempt(source, batch)
+            self._planner.note_answer(is_yes=self._dispatcher.deliveries > before)
         return True
 
     def _tell_gaps(self, source: Source) -> None:

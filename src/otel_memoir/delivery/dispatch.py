@@ -92,7 +92,8 @@ class Dispatcher:
             pack=getattr(sender, "pack", None),
         )
         self._unwritten: _Unwritten | None = None
-        self._deliveries = 0
+        self.deliveries = 0
+        """How many requests were answered with a plain yes."""
         self._deliveries_at_failure: dict[tuple[str, int], int] = {}
 
     @property
@@ -201,7 +202,7 @@ class Dispatcher:
 
     def _others_delivered(self, source: Source, batch: Batch) -> bool:
         before = self._deliveries_at_failure.get((source.file.name, batch.number))
-        return before is not None and self._deliveries > before
+        return before is not None and self.deliveries > before
 
     def _probe(self, decision: Decision, outcome: Outcome) -> tuple[Decision, Outcome]:
         """Tell a record at fault from a destination at fault: send nothing and see."""
@@ -231,7 +232,7 @@ class Dispatcher:
             ledger.end_hold(file.connection)
 
         self.pace = Pace()
-        self._deliveries += 1
+        self.deliveries += 1
         self._deliveries_at_failure.pop((source.file.name, batch.number), None)
         self._tally.settled(State.DELIVERED, batch.records - rejected)
         if rejected:
@@ -264,7 +265,7 @@ class Dispatcher:
         now_ns = self._wall_ns()
         held = decision.action is Action.HOLD
         delay_s = self._delay_s(batch, outcome, decision)
-        self._deliveries_at_failure[source.file.name, batch.number] = self._deliveries
+        self._deliveries_at_failure[source.file.name, batch.number] = self.deliveries
         if decision.pause:
             self._pause(outcome, held=held)
         pace, until_ns = self.pace, now_ns + int(delay_s * 1e9) if delay_s else 0
@@ -367,7 +368,7 @@ class Dispatcher:
         if outcome is not None and not outcome.needs_sibling:
             # What is delivered from here on tells a part that fails from a destination that does.
             self._deliveries_at_failure.update(
-                ((source.file.name, number), self._deliveries) for number in numbers
+                ((source.file.name, number), self.deliveries) for number in numbers
             )
         parts = [part_of(batch, number, run) for number, run in zip(numbers, runs)]
 

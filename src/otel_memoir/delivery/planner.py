@@ -89,6 +89,15 @@ class Planner:
         self._in_a_row = self._in_a_row % _TURN + 1 if source is self._served else 1
         self._served = source
 
+    def note_answer(self, *, is_yes: bool) -> None:
+        """Take note of an answer.
+
+        A destination that says now yes, now no may throttle. What waits gets no turn between
+        then: three noes among the yeses that others get would make poison of it (6 of 25 runs).
+        """
+        if not is_yes:
+            self._passed_over = 0
+
     def look_around(self) -> None:
         """Adopt files of dead processes, once every ``adoption_interval_s``."""
         now_s = self._monotonic_s()
