@@ -291,7 +291,7 @@ def over_quota(*_: object, **__: object) -> NoReturn:
     raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 tells its error's name from 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="run it on Python 3.11 or newer")
 @pytest.mark.parametrize("is_quota", [True, False])
 def test_a_quota_that_is_used_up_is_a_full_disk_and_not_a_broken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_quota: bool
@@ -371,7 +371,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(point)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"run it where tmpfs can be mounted: {done.stderr.strip()}")
     yield point
     subprocess.run(["umount", str(point)], check=True)
 

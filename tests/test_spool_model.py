@@ -204,6 +204,31 @@ def test_a_flow_that_never_ends_does_not_starve_what_failed_before(
         assert flow(lambda: sent(world)[-1] == 1, 40)
 
 
+def test_what_waits_gets_no_turn_in_a_flow_while_the_destination_says_now_yes_now_no() -> None:
+    """It throttles: three noes among the yeses of others made poison of an innocent record."""
+    with played(request_records_max=1) as world:
+        planner = world.living[0].courier._planner
+        emit(world, 40)
+        deliver(world, "exhausted further down")
+        world.clock.advance(10.0)
+        deliver(world, "exhausted further down")
+        world.clock.advance(10.0)
+        source = planner.sources()[0]
+        chosen = []
+        for number in range(30):
+            batch = planner.next_batch(source, skip=None, hurry=True)
+            assert batch is not None
+            chosen.append(batch.first_sequence)
+            planner.note_answer(is_yes=number % 4 != 3)
+        assert 1 not in chosen
+        for _ in range(10):
+            batch = planner.next_batch(source, skip=None, hurry=True)
+            assert batch is not None
+            chosen.append(batch.first_sequence)
+            planner.note_answer(is_yes=True)
+        assert 1 in chosen
+
+
 def test_two_poison_records_in_a_row_do_not_hold_up_what_comes_after_them() -> None:
     """Each waited for the other to be delivered, and nothing else was ever tried."""
     with played(request_records_max=1) as world:
