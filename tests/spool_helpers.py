@@ -13,6 +13,7 @@ from otel_memoir.delivery import Courier
 from otel_memoir.delivery.encoding import join_envelope
 from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.sdk.gap_event import gap_draft
+from otel_memoir.sdk.unknown_event import unknown_draft
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, Stream, Ticket, Totals
 from otel_memoir.spool.directory import slots
@@ -88,7 +89,9 @@ class Destination:
 
 def courier_of(spool: Spool, sender: Destination) -> Courier:
     """A courier for a spool, started by hand or by the next record."""
-    courier = Courier(spool, sender, spool.settings, make_gap_draft=gap_draft)
+    courier = Courier(
+        spool, sender, spool.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft
+    )
     spool.on_accept = courier.wake
     return courier
 

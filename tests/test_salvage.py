@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from otel_memoir.spool import Spool, salvage
+from otel_memoir.spool.model import Intent
 from spool_helpers import (
     Destination,
     courier_of,
     open_spool,
+    own_draft,
     problems_of,
     put,
     select,
@@ -172,3 +174,20 @@ def test_without_salvage_the_same_file_delivers_nothing(
     path = leave_records(tmp_path)
     wreck(path, 0, 100)
     assert deliver(tmp_path).copies(b"<r") == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("without", [False, True], ids=["", "control"])
+def test_an_intent_in_a_broken_file_is_told_of_once(
+    tmp_path: Path, without: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process died with it open; the control does not read the table of intents."""
+    if without:
+        monkeypatch.setattr(salvage, "_intents", lambda _: [])
+    spool = open_spool(tmp_path, **SETTINGS)
+    spool.append(own_draft("intended")._replace(intent=Intent("change-1", b"{}")))
+    spool.close(5.0)
+    wreck(leave_records(tmp_path), 0, 100)
+    first, second = deliver(tmp_path), deliver(tmp_path)
+    told = first.copies(b"memoir.change.unknown") + second.copies(b"memoir.change.unknown")
+    assert told == (0 if without else 1)

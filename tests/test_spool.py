@@ -523,40 +523,45 @@ def is_on_disk(directory: Path, query: str) -> object:
 INDEXES_OF_2 = ("batch_end", "batch_ambiguous")
 
 
-def make_older(file: Path) -> None:
-    """Make a file what the first version wrote."""
+def make_older(file: Path, version: int) -> None:
+    """Make a file what an older version wrote."""
     with closing(sqlite3.connect(file)) as connection:
-        for index in INDEXES_OF_2:
+        connection.execute("DROP TABLE intent")
+        for index in INDEXES_OF_2 if version == 1 else ():
             connection.execute(f"DROP INDEX {index}")
-        connection.execute("ALTER TABLE stream DROP COLUMN last_unix_ns")
-        connection.execute("PRAGMA user_version = 1")
+        if version == 1:
+            connection.execute("ALTER TABLE stream DROP COLUMN last_unix_ns")
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
 
 
-def version_and_indexes(file: Path) -> tuple[int, list[str]]:
-    """The format of a file, and which of the newer indexes it has."""
+def version_and_additions(file: Path) -> tuple[int, list[str]]:
+    """The format of a file, and which of the newer indexes and tables it has."""
     with closing(sqlite3.connect(file)) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
         return (
             connection.execute("PRAGMA user_version").fetchone()[0],
-            [index for index in INDEXES_OF_2 if index in names],
+            [name for name in (*INDEXES_OF_2, "intent") if name in names],
         )
 
 
-def test_an_older_file_is_read_as_it_is_and_migrated_by_its_next_writer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "has"), [(1, []), (2, list(INDEXES_OF_2))])
+def test_an_older_file_is_read_as_it_is_and_migrated_by_its_next_writer(
+    tmp_path: Path, version: int, has: list[str]
+) -> None:
     """Nobody who only looks changes it; what it holds stays and counts."""
     file = tmp_path / "memoir-0001.db"
     spool = open_spool(tmp_path)
     store(spool, "a")
     spool.close(5.0)
-    make_older(file)
+    make_older(file, version)
     assert [v.findings for v in verify_directory(tmp_path)] == [()]
     assert status_of_directory(tmp_path)[0].totals.pending == 1
-    assert version_and_indexes(file) == (1, [])
+    assert version_and_additions(file) == (version, has)
     spool = open_spool(tmp_path)
     store(spool, "b")
     spool.close(5.0)
-    assert version_and_indexes(file) == (2, list(INDEXES_OF_2))
+    assert version_and_additions(file) == (3, [*INDEXES_OF_2, "intent"])
     assert [v.findings for v in verify_directory(tmp_path)] == [()]
     assert status_of_directory(tmp_path)[0].totals.pending == 2
 
@@ -631,7 +636,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     spool = open_spool(tmp_path)
     store(spool, "a")
     spool.close(5.0)
-    make_older(file)
+    make_older(file, 1)
     with monkeypatch.context() as patch:
         patch.setattr(
             schema, "MIGRATIONS", {1: f"{schema.MIGRATIONS[1]}; CREATE TABLE broken broken"}
@@ -639,12 +644,12 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
         spool = open_spool(tmp_path)
         store(spool, "b")
         spool.close(5.0)
-    assert version_and_indexes(file) == (1, [])
+    assert version_and_additions(file) == (1, [])
     assert status_of_directory(tmp_path)[0].totals.pending == 1
     spool = open_spool(tmp_path)
     spool.open()
     spool.close(5.0)
-    assert version_and_indexes(file) == (2, list(INDEXES_OF_2))
+    assert version_and_additions(file) == (3, [*INDEXES_OF_2, "intent"])
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -657,7 +662,7 @@ def test_a_status_reads_neither_all_rows_nor_the_whole_ledger(
     spool.close(5.0)
     file = tmp_path / "memoir-0001.db"
     if older:
-        make_older(file)
+        make_older(file, 1)
     with closing(sqlite3.connect(file)) as connection:
         asked: list[str] = []
         connection.set_trace_callback(asked.append)

@@ -24,6 +24,7 @@ from otel_memoir.delivery.encoding import join_envelope
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
 from otel_memoir.sdk.gap_event import gap_draft
+from otel_memoir.sdk.unknown_event import unknown_draft
 from otel_memoir.spool import Spool, Ticket, file
 from otel_memoir.spool.connection import StorageError
 from otel_memoir.spool.home import Home
@@ -489,7 +490,9 @@ def test_records_that_a_failed_fsync_left_in_both_files_are_delivered_and_counte
         adoption_interval_s=0.05,
     )
     gate = Destination()
-    courier = Courier(spool, gate, spool.settings, make_gap_draft=gap_draft)
+    courier = Courier(
+        spool, gate, spool.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft
+    )
     for name in ("a", "b"):
         assert isinstance(
             spool.append(draft(name)._replace(envelope=join_envelope(b"", b""))), Ticket
@@ -518,7 +521,9 @@ def test_a_batch_planned_before_a_failover_is_not_written_into_the_new_file(
     """Its row ids mean other records there, which would count as sent and never be."""
     spool = open_spool(tmp_path, linger_s=0.0, adoption_interval_s=0.05)
     gate = Destination()
-    courier = Courier(spool, gate, spool.settings, make_gap_draft=gap_draft)
+    courier = Courier(
+        spool, gate, spool.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft
+    )
 
     def put(name: str) -> None:
         found = spool.append(draft(name)._replace(envelope=join_envelope(b"", b"")))

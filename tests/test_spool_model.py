@@ -21,7 +21,7 @@ from model.world import World
 from otel_memoir.delivery import dispatch, planner, policy
 from otel_memoir.delivery.dispatch import Dispatcher
 from otel_memoir.delivery.outcome import Outcome, Verdict
-from otel_memoir.spool import Batch, Draft, directory, ledger
+from otel_memoir.spool import Batch, Draft, directory, intents, ledger
 from otel_memoir.spool.commit import Committer
 from otel_memoir.spool.file import SpoolFile
 
@@ -105,6 +105,14 @@ def _expires_by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planner.Planner, "tried_s", lambda _: float("inf"))
 
 
+def _tells_of_no_intent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(intents, "orphans", lambda *_, **__: [])
+
+
+def _writes_no_outcome(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(intents.OpenIntents, "_end", lambda *_: None)
+
+
 BROKEN: dict[str, Break] = {
     function.__name__.lstrip("_").replace("_", " "): function
     for function in (
@@ -112,7 +120,7 @@ BROKEN: dict[str, Break] = {
         _says_stored_before_it_is, _does_not_fix_a_batch_before_it_is_sent,
         _builds_a_request_in_another_order_each_time, _takes_no_answer_for_a_yes,
         _writes_no_gap, _forgets_what_died_in_memory, _lets_two_processes_hold_a_slot,
-        _expires_by_the_wall_clock,
+        _expires_by_the_wall_clock, _tells_of_no_intent, _writes_no_outcome,
     )
 }
 
@@ -350,6 +358,45 @@ def test_what_waits_long_by_both_clocks_expires() -> None:
         world.clock.advance(70.0)
         deliver(world, "ok")
         assert set(world.reference.states.values()) == {"expired"}
+
+
+# -- intents that are open when a file is left ------------------------------------
+
+
+def _over_a_failover(*, ends: bool) -> None:
+    """A process declares an intent, leaves its file, and dies; another adopts the old file."""
+    with played() as world:
+        first = world.living[0]
+        intent = world.intend(first, on_loop=False)
+        world.break_disk(first, 0, "COMMIT", "io error", 1, after=False)
+        emit(world, 1)
+        if ends:
+            world.conclude(first, intent, on_loop=False)
+        world.start()
+        emit(world, 1, process=1)
+        world.clock.advance(3.0)
+        deliver(world, *["ok"] * 6, process=1)
+        world.kill(first)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_intent_that_is_open_over_a_failover_is_told_of_once_if_at_all(ends: bool) -> None:
+    """Both files have it as open; in the end only the new one knows what came of it."""
+    _over_a_failover(ends=ends)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "without"),
+    [(intents, "known_elsewhere", lambda *_: set()),
+     (intents.OpenIntents, "leave", lambda *_: None)],
+)
+def test_without_a_look_at_the_other_file_it_is_told_of_while_its_process_lives(
+    where: Any, name: str, without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control."""
+    monkeypatch.setattr(where, name, without)
+    with pytest.raises(AssertionError, match="intent-0"):
+        _over_a_failover(ends=False)
 
 
 # -- a fork ---------------------------------------------------------------------

@@ -83,6 +83,20 @@ class SpoolMachine(RuleBasedStateMachine):
         self.world.emit(self.process(index), "too large", 9, on_loop=False)
 
     @precondition(_some_live)
+    @rule(index=which, on_loop=st.booleans())
+    def intend(self, index: int, on_loop: bool) -> None:
+        """A record that declares an intent."""
+        self.world.intend(self.process(index), on_loop=on_loop)
+
+    @precondition(_some_live)
+    @rule(index=which, choice=st.integers(0, 3), on_loop=st.booleans())
+    def conclude(self, index: int, choice: int, on_loop: bool) -> None:
+        """The outcome of an intent, if the process has one that is open."""
+        process = self.process(index)
+        if found := self.world.intents.open_of(process.number):
+            self.world.conclude(process, found[choice % len(found)], on_loop=on_loop)
+
+    @precondition(_some_live)
     @rule(index=which, closes=st.booleans())
     def keep_up(self, index: int, closes: bool) -> None:
         """The writer wakes up, or the courier closes the open batch."""

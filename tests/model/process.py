@@ -20,6 +20,7 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, Stream, Ticket
 from otel_memoir.spool.commit import Committer
 from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.intents import Orphan
 from otel_memoir.spool.ledger import Gap
 from otel_memoir.spool.model import Life
 from otel_memoir.stamping import stream_stamper
@@ -120,6 +121,7 @@ class Process:
     def __init__(
         self, number: int, directory: Path, settings: Settings, *, clock: TickingClock,
         destination: Destination, journal: Journal,
+        make_orphan_draft: Callable[[Orphan, bytes | None], Draft],
     ) -> None:
         self.number = number
         self._last_committer: Committer | None = None
@@ -133,8 +135,8 @@ class Process:
         self.spool.process, self.spool.journal = number, journal
         self.courier = Courier(
             self.spool, ProcessSender(destination, number, before_answer=self._let_read_ahead),
-            settings, make_gap_draft=gap_draft, wall_ns=clock.wall_ns,
-            monotonic_s=clock.monotonic_s, uniform=lambda low, high: high,
+            settings, make_gap_draft=gap_draft, make_orphan_draft=make_orphan_draft,
+            wall_ns=clock.wall_ns, monotonic_s=clock.monotonic_s, uniform=lambda low, high: high,
         )
 
     # -- what it does ---------------------------------------------------------

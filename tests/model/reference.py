@@ -312,6 +312,10 @@ class Reference:
                 most = known[reason]
             assert least <= known[reason] <= most, f"{reason}: {least}..{most}, {known[reason]}"
 
+    def stored(self, payload: bytes) -> int:
+        """How many emissions of a payload were ever seen on disk."""
+        return sum(one.key in self.states for one in self.emissions.get(payload, ()))
+
     @property
     def accepted(self) -> int:
         """How many records were ever seen on disk."""

@@ -12,6 +12,7 @@ from unittest import mock
 
 from model.destination import Attempt, Destination, Key, Killed
 from model.disk import Disk
+from model.intents import Intents, Undertaking, declaring, ending, unknown_draft
 from model.process import ENVELOPE, Process, TickingClock, calm_down, strike
 from model.reference import Reference
 from otel_memoir.settings import Settings
@@ -54,6 +55,7 @@ class World:
         self.destination = Destination(
             monotonic_s=lambda: self.clock.now_s, on_attempt=self._attempted
         )
+        self.intents = Intents(self.reference.stored)
         self.living: list[Process] = []
         # Nobody else commits here: to wait for somebody's commit is to wait for nothing.
         self._no_ride = mock.patch.object(chores, "RIDE_S", 0.0)
@@ -79,6 +81,7 @@ class World:
             Process(
                 self._born, self.directory, self.settings, clock=self.clock,
                 destination=self.destination, journal=self.reference,
+                make_orphan_draft=unknown_draft,
             )
         )
 
@@ -126,6 +129,18 @@ class World:
         payload = f"<{name}>".encode() + bytes(SIZES.get(kind, 0))
         draft = Draft(ENVELOPE, payload, severity, f"uid-{name}")
         self.act(process, lambda: process.emit(draft, on_loop=on_loop))
+
+    def intend(self, process: Process, *, on_loop: bool) -> str:
+        """Declare an intent; return its id."""
+        id_ = f"intent-{len(self.intents.all)}"
+        self.intents.all[id_] = Undertaking(process.number)
+        self.act(process, lambda: process.emit(declaring(id_), on_loop=on_loop))
+        return id_
+
+    def conclude(self, process: Process, id_: str, *, on_loop: bool) -> None:
+        """Tell of the outcome of an intent."""
+        self.intents.all[id_].is_over = True
+        self.act(process, lambda: process.emit(ending(id_), on_loop=on_loop))
 
     def deliver(self, process: Process, reply: str, *, answers_probe: bool) -> None:
         """One step of a courier, answered so."""
@@ -202,6 +217,7 @@ class World:
             sum((process.unwritten_refusals() for process in self.living), Counter()),
         )
         self._check_room(disk)
+        self.intents.check({process.number for process in self.living})
         return disk
 
     def _check_totals(self, counted: Totals, recomputed: Totals) -> None:
@@ -236,6 +252,7 @@ class World:
         self._settle_down(self.living[0])
         disk = self.check()
         self.reference.check_end(disk)
+        self.intents.check_end()
         self.shut_down(self.living[0], 1.0)
         self.check()
 

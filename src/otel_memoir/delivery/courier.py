@@ -28,12 +28,14 @@ from otel_memoir.delivery.tally import DeliveryTally
 from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError
 from otel_memoir.settings import Settings
-from otel_memoir.spool import Draft, Hold, Spool, Ticket, ledger
+from otel_memoir.spool import Draft, Hold, Spool, Ticket, intents, ledger
 from otel_memoir.spool.alarm import Alarm
 from otel_memoir.spool.connection import StorageError, is_corrupt
+from otel_memoir.spool.intents import Orphan
 from otel_memoir.spool.ledger import Gap
 
 MakeGapDraft = Callable[[Gap, "bytes | None"], Draft]
+MakeOrphanDraft = Callable[[Orphan, "bytes | None"], Draft]
 
 _IDLE_S = 1.0
 _TROUBLE_S = 1.0
@@ -51,6 +53,9 @@ class Courier:
 
         make_gap_draft: Turns a loss into the event that tells of it.
 
+        make_orphan_draft: Turns an intent whose outcome nobody knows into such an event,
+            which ends it.
+
         wall_ns: The wall clock, for times on disk.
 
         monotonic_s: The clock for durations.
@@ -65,6 +70,7 @@ class Courier:
         settings: Settings,
         *,
         make_gap_draft: MakeGapDraft,
+        make_orphan_draft: MakeOrphanDraft,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = UNIFORM,
@@ -73,6 +79,7 @@ class Courier:
         self._sender = sender
         self._settings = settings
         self._make_gap_draft = make_gap_draft
+        self._make_orphan_draft = make_orphan_draft
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._uniform = uniform
@@ -207,6 +214,7 @@ class Courier:
     def _serve(self, source: Source) -> bool:
         """Send the next batch of a file; return whether there was one."""
         self._tell_gaps(source)
+        self._tell_orphans(source)
         batch = self._planner.next_batch(
             source, skip=self._dispatcher.unwritten_of(source), hurry=self._hurry > 0,
             found=self._dispatcher.found_ahead(source),
@@ -226,13 +234,34 @@ class Courier:
         gaps = ledger.untold_gaps(source.file.reader)
         if not gaps or self._spool.file is None:
             return
-        told = [gap for gap in gaps if self._tell(gap, source.file.last_envelope())]
+        envelope = source.file.last_envelope()
+        told = [gap for gap in gaps if self._tell(self._make_gap_draft(gap, envelope))]
         if told and self._spool.flush(self._settings.emit_timeout_s):
             source.perform(lambda file: ledger.note_told(file.connection, told))
 
-    def _tell(self, gap: Gap, envelope: bytes | None) -> bool:
-        """Emit the event of a gap; one that finds no room is told later, and is no new gap."""
-        draft = self._make_gap_draft(gap, envelope)
+    def _tell_orphans(self, source: Source) -> None:
+        """Tell of intents whose process died; a crash in between tells of none twice.
+
+        The record that tells of one ends it in our own file, which is then known of
+        elsewhere by whoever finds it still open.
+        """
+        found = intents.orphans(source.file.reader, owner=self._spool.owner)
+        own = self._spool.file
+        if not found or own is None:
+            return
+        envelope = source.file.last_envelope()
+        known = intents.known_elsewhere(self._spool.directory, source.file.name, found)
+        told = [
+            orphan.id for orphan in found
+            if orphan.id in known or self._tell(self._make_orphan_draft(orphan, envelope))
+        ]
+        if told and self._spool.flush(self._settings.emit_timeout_s):
+            source.perform(lambda file: intents.forget(file.connection, told))
+            if source.file is not own:
+                self._spool.perform(lambda file: intents.forget(file.connection, told))
+
+    def _tell(self, draft: Draft) -> bool:
+        """Emit an event of our own; one that finds no room is told later, and is no new gap."""
         return not self._spool.would_refuse(draft) and isinstance(
             self._spool.append(draft), Ticket
         )

@@ -56,7 +56,9 @@ class Planner:
         self._own: OwnSource | None = None
         self._has_left = False
         self._adopted: list[AdoptedSource] = []
-        self._adoption = Adoption(spool.directory, wall_ns=wall_ns)
+        self._adoption = Adoption(
+            spool.directory, wall_ns=wall_ns, owner=lambda: spool.owner
+        )
         self._next_look_s = float("-inf")
         self._began_filling = (0, 0.0)
         self.filling: int | None = None

@@ -89,10 +89,17 @@ class OwnSource:
 
 
 class AdoptedSource:
-    """The file of a process that died; nobody writes to it but this courier."""
+    """The file of a process that died; nobody writes to it but this courier.
 
-    def __init__(self, file: SpoolFile) -> None:
+    Args:
+        file: The file.
+
+        owner: The process that adopted it.
+    """
+
+    def __init__(self, file: SpoolFile, owner: str) -> None:
         self.file = file
+        self._owner = owner
 
     def perform(self, work: Callable[[SpoolFile], T]) -> T:
         last_id = self.file.ledgered_id
@@ -120,7 +127,9 @@ class AdoptedSource:
 
     def is_drained(self) -> bool:
         """Whether nothing in the file waits to be sent or told."""
-        return not ledger.has_work(self.file.connection, self.file.ledgered_id)
+        return not ledger.has_work(
+            self.file.connection, self.file.ledgered_id, owner=self._owner
+        )
 
 
 class Adoption:
@@ -130,11 +139,16 @@ class Adoption:
         directory: The spool directory.
 
         wall_ns: The wall clock, for times on disk.
+
+        owner: The process that adopts.
     """
 
-    def __init__(self, directory: Path, *, wall_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, directory: Path, *, wall_ns: Callable[[], int], owner: Callable[[], str] = str
+    ) -> None:
         self._directory = directory
         self._wall_ns = wall_ns
+        self._owner = owner
         self._seen: dict[int, tuple[float, ...]] = {}
 
     def look(self, *, most: int, own: str = "") -> list[AdoptedSource]:
@@ -201,7 +215,7 @@ class Adoption:
         try:
             file = open_held(lock)
             file.end_lost_streams(self._wall_ns())
-            source = AdoptedSource(file)
+            source = AdoptedSource(file, self._owner())
             if not source.is_drained():
                 return source
             self.release(source)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_memoir.delivery.encoding import encode_record, join_envelope
-from otel_memoir.delivery.request import split_envelope
 from otel_memoir.events import SCHEMA_VERSION, names
+from otel_memoir.sdk.own_events import own_draft
 from otel_memoir.spool import Draft
 from otel_memoir.spool.ledger import Gap
-from otel_memoir.stamping import new_uid
 
 OPS_SCOPE = "otel_memoir.ops"
 """The instrumentation scope of events about otel-memoir itself."""
@@ -38,17 +32,7 @@ def gap_draft(gap: Gap, envelope: bytes | None) -> Draft:
         event_name=GAP_EVENT,
         attributes=_attributes(gap),
     )
-    encoded = encode_record(
-        SimpleNamespace(
-            log_record=record, resource=Resource.get_empty(), dropped_attributes=0,
-            instrumentation_scope=InstrumentationScope(OPS_SCOPE),
-        )
-    )
-    own_resource, scope = split_envelope(encoded.envelope)
-    resource = split_envelope(envelope)[0] if envelope else own_resource
-    return Draft(
-        join_envelope(resource, scope), encoded.payload, encoded.severity, new_uid(), timed=True
-    )
+    return own_draft(record, scope=OPS_SCOPE, envelope=envelope)
 
 
 def _sentence(gap: Gap) -> str:

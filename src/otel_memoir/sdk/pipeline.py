@@ -28,6 +28,7 @@ from otel_memoir.observe import observe, observe_clock, observe_hybrid
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.sdk.hosts import warn_of_host
 from otel_memoir.sdk.marks import is_stamped, without_stamps
+from otel_memoir.sdk.unknown_event import unknown_draft
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
 from otel_memoir.spool.directory import Slot
@@ -113,7 +114,9 @@ class Pipeline:
             ),
             lambda: spool.reading,
         )
-        courier = Courier(spool, sender, self.settings, make_gap_draft=gap_draft)
+        courier = Courier(
+            spool, sender, self.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft,
+        )
         spool.on_accept = courier.wake
 
         def forget() -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 
 from otel_memoir.errors import SpoolError
 from otel_memoir.settings import Settings
-from otel_memoir.spool.commit import Chore
+from otel_memoir.spool.chore import Chore
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.group_commit import GroupCommit
 from otel_memoir.spool.home import Home

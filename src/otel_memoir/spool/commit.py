@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.spool import ledger
+from otel_memoir.spool.chore import Chore, Successor
 from otel_memoir.spool.connection import is_corrupt, is_disk_full, is_io_error, roll_back
 from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.intents import OpenIntents
 from otel_memoir.spool.model import BROKEN, DISK_FULL, INTERRUPTED, Entry, Life, Refused
 from otel_memoir.spool.moved import holes_left
 
@@ -37,43 +38,6 @@ UNSYNCED_BYTES_MAX = 8 * 2**20
 
 _CHORE_BYTES = 8 * 4096
 """What a chore writes, about: some pages of the ledger and its indexes."""
-
-
-class Chore:
-    """Work that runs inside somebody's commit, and what came of it."""
-
-    __slots__ = ("done", "error", "gate", "result", "work")
-
-    def __init__(self, work: Callable[[SpoolFile], Any]) -> None:
-        self.work = work
-        self.done = False
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.gate = threading.Lock()
-        self.gate.acquire()
-
-    def finish(self, error: Exception | None = None) -> None:
-        """Wake the one who waits for it."""
-        self.error = error
-        self.done = True
-        self.gate.release()
-
-
-class Successor(NamedTuple):
-    """What comes after a file that cannot be trusted.
-
-    Attributes:
-        file: The new file.
-
-        ended: The life that ended with the old one, if there was one.
-
-        let_go: Called once the new file has what the old one may have lost. Only then may
-            somebody else open the old one: what is listed as moved does not count there.
-    """
-
-    file: SpoolFile
-    ended: Life | None
-    let_go: Callable[[], None]
 
 
 class Committer:
@@ -85,6 +49,8 @@ class Committer:
         make_room: Gives the ballast back; returns whether there was any.
 
         wall_ns: The wall clock, for times on disk.
+
+        owner: Whose intents are written.
     """
 
     def __init__(
@@ -92,6 +58,7 @@ class Committer:
         file: SpoolFile,
         *,
         every_commit_synced: bool,
+        owner: str,
         fail_over: Callable[[Exception], Successor],
         make_room: Callable[[], bool],
         wall_ns: Callable[[], int],
@@ -114,6 +81,7 @@ class Committer:
         self._stored_again_bytes = 0
         self._ended: Life | None = None
         self._beats = file.beats()
+        self._intents = OpenIntents(owner)
 
     @property
     def needs_sync(self) -> bool:
@@ -212,6 +180,8 @@ class Committer:
             for life, part in itertools.groupby(entries, key=lambda entry: entry.life):
                 mine = list(part)
                 self.file.insert(self._number(life, mine), mine, reserve=self.reserve)
+        if self._intents.has_something_in(entries):
+            self._intents.write(self.file.connection, entries)
         if self._ended is not None:
             self._number(self._ended, ())
         if self.refused or self.lost:
@@ -298,6 +268,7 @@ class Committer:
         """Take note of a commit; harmless if done twice."""
         for entry in entries:
             entry.life.stored = max(entry.life.stored, entry.sequence)
+        self._intents.written(entries)
         if synced:
             self._unsynced.clear()
             self._unsynced_bytes = 0
@@ -398,3 +369,4 @@ class Committer:
             life: (*self._origins.get(life, ()), left) for life in moving
         }
         self._unsynced, self._unsynced_bytes, self._moved = [], 0, {}
+        self._intents.leave(again)

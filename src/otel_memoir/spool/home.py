@@ -16,7 +16,8 @@ from pathlib import Path
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolError
 from otel_memoir.settings import Settings
-from otel_memoir.spool.commit import Committer, Successor
+from otel_memoir.spool.chore import Successor
+from otel_memoir.spool.commit import Committer
 from otel_memoir.spool.connection import is_disk_full
 from otel_memoir.spool.directory import prepare_directory, slots
 from otel_memoir.spool.file import SpoolFile
@@ -53,6 +54,8 @@ class Home:
 
         clock_epoch: Rises when the clock of the stamps had to go back: then a life is over,
             since the times of a stream never decrease.
+
+        owner: Whose intents are written.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Home:
         wall_ns: Callable[[], int],
         monotonic_s: Callable[[], float],
         clock_epoch: Callable[[], int],
+        owner: str,
     ) -> None:
         self.life: Life | None = None
         self.committer: Committer | None = None
@@ -78,6 +82,7 @@ class Home:
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._clock_epoch = clock_epoch
+        self._owner = owner
         self._began_in = clock_epoch()
         self.disk_is_full = False
         self._next_try_s = float("-inf")
@@ -113,7 +118,7 @@ class Home:
     def _make_committer(self, file: SpoolFile) -> None:
         self.committer = Committer(
             file, every_commit_synced=self._synchronous == "FULL", fail_over=self._fail_over,
-            make_room=self._make_room, wall_ns=self._wall_ns,
+            make_room=self._make_room, wall_ns=self._wall_ns, owner=self._owner,
         )
 
     def _begin_in_a_file(self, use: Callable[[SpoolFile], None]) -> SpoolFile | None:

@@ -219,6 +219,12 @@ class Intake:
 
     def _enqueue(self, draft: Draft, on_loop: bool) -> tuple[Ticket, bool] | Refused:
         """Give a record its number and its place in the queue, or say why not."""
+        added = self._add(draft, on_loop)
+        if draft.taken is not None:
+            draft.taken(added if isinstance(added, Refused) else added[0])
+        return added
+
+    def _add(self, draft: Draft, on_loop: bool) -> tuple[Ticket, bool] | Refused:
         if self._home.life is None:
             self._open_home()
         reason = self.reason_to_refuse(draft, on_loop=on_loop)
@@ -247,7 +253,7 @@ class Intake:
         size = len(draft.payload) + len(suffix)
         entry = Entry(
             life, sequence, self._batch.take(size), draft.envelope, draft.severity, unix_ns, size,
-            packed, payload + suffix,
+            packed, payload + suffix, draft.intent,
         )
         life.next_sequence = sequence + 1
         self._queued_bytes += size

@@ -86,13 +86,19 @@ def waiting(
     )
 
 
-def has_work(connection: sqlite3.Connection, ledgered_id: int) -> bool:
-    """Whether anything of a file waits to be sent, or a loss of it to be told."""
+def has_work(connection: sqlite3.Connection, ledgered_id: int, *, owner: str) -> bool:
+    """Whether anything of a file waits to be sent, or to be told.
+
+    Args:
+        owner: The process that asks: its open intents are its own business.
+    """
     return bool(
         connection.execute(
             "SELECT EXISTS (SELECT 1 FROM record WHERE id > ?) "
             "OR EXISTS (SELECT 1 FROM batch WHERE state = 'pending') "
-            "OR EXISTS (SELECT 1 FROM gap WHERE told = 0)", (ledgered_id,),
+            "OR EXISTS (SELECT 1 FROM gap WHERE told = 0) "
+            "OR EXISTS (SELECT 1 FROM intent WHERE ended = 0 AND owner != ?)",
+            (ledgered_id, owner),
         ).fetchone()[0]
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class State(str, enum.Enum):
@@ -42,6 +42,20 @@ class Stream:
     after_unix_ns: int = field(default=0, compare=False)
 
 
+class Intent(NamedTuple):
+    """What a record says of something that its process does besides.
+
+    Attributes:
+        id: What the intent and its outcome have in common.
+
+        note: What shall be known of it should its outcome never come, opaque here;
+            ``None``: this is its outcome.
+    """
+
+    id: str
+    note: bytes | None
+
+
 class Draft(NamedTuple):
     """A record on its way in.
 
@@ -55,6 +69,11 @@ class Draft(NamedTuple):
         uid: The emission's own id.
 
         timed: Whether the record says itself when its event happened.
+
+        intent: An intent that the record declares or ends, in its own commit.
+
+        taken: Called, in whatever thread, with the record's ``Ticket``, or with the
+            ``Refused`` that says why there is none; may not raise.
     """
 
     envelope: bytes
@@ -62,6 +81,8 @@ class Draft(NamedTuple):
     severity: int
     uid: str
     timed: bool = False
+    intent: Intent | None = None
+    taken: Callable[[Any], object] | None = None
 
 
 class Stamper(Protocol):
@@ -135,6 +156,7 @@ class Entry(NamedTuple):
     size: int
     packed: bool
     payload: bytes
+    intent: Intent | None = None
 
 
 class Refused(str):

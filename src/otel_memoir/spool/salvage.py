@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SpoolCorruptError
-from otel_memoir.spool import ledger
+from otel_memoir.spool import intents, ledger
 from otel_memoir.spool.checked import envelope_of, unpack
 from otel_memoir.spool.connection import open_reader, transaction
 from otel_memoir.spool.directory import broken_files, rename_database, try_lock_file
@@ -55,6 +55,7 @@ class _Found(NamedTuple):
     streams: dict[int, tuple[Stream, int]]
     settled: list[tuple[int, int, int]]
     rows: list[_Row]
+    intents: list[tuple[Any, ...]]
 
 
 def salvage_all(directory: Path, *, open_slot: OpenSlot, unix_ns: int) -> None:
@@ -108,7 +109,7 @@ def _read(path: Path, elsewhere: list[Moved]) -> _Found:
         with contextlib.closing(open_reader(readable)) as connection:
             return _read_all(connection, elsewhere)
     except sqlite3.Error:
-        return _Found({}, [], [])
+        return _Found({}, [], [], [])
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -151,7 +152,15 @@ def _read_all(
         )
         if state not in ("pending", "split")
     ]
-    return _Found(streams, settled, list(_waiting(connection, streams, settled, elsewhere)))
+    rows = list(_waiting(connection, streams, settled, elsewhere))
+    return _Found(streams, settled, rows, _intents(connection))
+
+
+def _intents(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """The intents, if their table can be read: it is small, and is read whole or not at all."""
+    with contextlib.suppress(sqlite3.Error):
+        return connection.execute("SELECT * FROM intent").fetchall()
+    return []
 
 
 def _rows_of(
@@ -236,6 +245,7 @@ def _store(file: SpoolFile, found: _Found, origins: tuple[str, ...], unix_ns: in
                 for entry in run
             ])
     _note_gaps(file, found, origins, unix_ns)
+    intents.restore(file.connection, found.intents)
     return len(found.rows)
 
 

@@ -17,7 +17,7 @@ from otel_memoir.spool.connection import open_reader, open_writer, transaction
 APPLICATION_ID = 0x4D656D6F
 """``Memo`` in ASCII; what ``file(1)`` and we know a spool file by."""
 
-FORMAT = 2
+FORMAT = 3
 
 _HEADER_BYTES = 100
 
@@ -129,8 +129,21 @@ CREATE INDEX batch_end ON batch (last_id);
 CREATE INDEX batch_ambiguous ON batch (ambiguous) WHERE ambiguous > 0;
 """
 
+# What was begun and is not known to have ended.
+_TABLE_OF_3 = """
+CREATE TABLE intent (
+  id TEXT PRIMARY KEY,
+  owner TEXT NOT NULL,
+  ended INTEGER NOT NULL,
+  moved INTEGER NOT NULL,
+  declared_unix_ns INTEGER NOT NULL,
+  note BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
 MIGRATIONS: dict[int, str] = {
     1: _INDEXES_OF_2 + "ALTER TABLE stream ADD COLUMN last_unix_ns INTEGER NOT NULL DEFAULT 0",
+    2: _TABLE_OF_3,
 }
 """From each older format: the statements that lead to the next."""
 
@@ -208,7 +221,7 @@ def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
 def _create(connection: sqlite3.Connection, path: Path | str) -> None:
     # One transaction: a power cut leaves a whole spool or an empty file.
     with transaction(connection):
-        _run(connection, _TABLES + _INDEXES_OF_2)
+        _run(connection, _TABLES + _INDEXES_OF_2 + _TABLE_OF_3)
         connection.execute(
             "INSERT INTO file VALUES (1, ?, ?)", (new_stream_id(), birthmark(path))
         )

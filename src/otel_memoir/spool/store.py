@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -78,6 +79,7 @@ class Spool:
 
     def _start_anew(self) -> None:
         self._pid = os.getpid()
+        self.owner = secrets.token_hex(8)
         self._open_lock = threading.RLock()
         # Held while a thread of ours reads; taken before the commit lock.
         self.reading = threading.RLock()
@@ -90,7 +92,7 @@ class Spool:
         self._home = Home(
             self.settings, directory=self.directory, make_stamper=self._make_stamper,
             commits=self._commits, batch=self._batch, wall_ns=self._wall_ns,
-            monotonic_s=self._monotonic_s, clock_epoch=self._clock_epoch,
+            monotonic_s=self._monotonic_s, clock_epoch=self._clock_epoch, owner=self.owner,
         )
         self._chores = Chores(
             self._home, self._commits, self.settings, monotonic_s=self._monotonic_s
@@ -328,9 +330,9 @@ class Spool:
             return self._intake.has_early
         queued = self._intake.has_early or self._commits.first_queued() is not None
         if file.lock is not None:
-            return queued or ledger.has_work(file.reader, file.ledgered_id)
+            return queued or ledger.has_work(file.reader, file.ledgered_id, owner=self.owner)
         return queued or self._chores.perform(
-            lambda mine: ledger.has_work(mine.connection, mine.ledgered_id)
+            lambda mine: ledger.has_work(mine.connection, mine.ledgered_id, owner=self.owner)
         )
 
     @property
