@@ -22,7 +22,7 @@ QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
          "outcome", "backoff", "house", "events_model", "events_forms", "events_content",
          "events_versions", "events_lost_updates", "hlc", "order", "order_readers",
-         "stamp_processor", "stamp_stream", "locks_suite", "locks_deadlocks")
+         "memory_log", "stamp_processor", "stamp_stream", "locks_suite", "locks_deadlocks")
 
 
 def interpreter(version: str) -> str | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from otel_memoir.clock import Clock, SystemClock
     from otel_memoir.events import MemoryEvent
     from otel_memoir.locks import Lease, LockManager
+    from otel_memoir.memory_log import MemoryLog, Receipt, install
     from otel_memoir.sdk import (
         DurableLogExporter,
         DurableLogRecordProcessor,
@@ -25,11 +26,14 @@ else:
         "Lease": "locks",
         "LockManager": "locks",
         "MemoryEvent": "events",
+        "MemoryLog": "memory_log",
+        "Receipt": "memory_log",
         "Settings": "settings",
         "SpoolStatus": "spool",
         "StampLogRecordProcessor": "sdk",
         "SystemClock": "clock",
         "Totals": "spool",
+        "install": "memory_log",
     }
 
     def __getattr__(name: str) -> Any:
@@ -47,9 +51,12 @@ __all__ = [
     "Lease",
     "LockManager",
     "MemoryEvent",
+    "MemoryLog",
+    "Receipt",
     "Settings",
     "SpoolStatus",
     "StampLogRecordProcessor",
     "SystemClock",
     "Totals",
+    "install",
 ]

@@ -14,6 +14,7 @@
     │   ├── LockTimeoutError (also a TimeoutError)   a lock was not granted in time
     │   ├── LockLostError                        a lease ended while its holder was at work
     │   └── OwnerDiedError                       a unit ended with its lock still held
+    ├── WriteConflictError                       a change met a version it was not based on
     └── EventError         (also a ValueError)   a memory event cannot be made or read
 
 Each error names the operation that failed, the object it failed on, the cause,
@@ -142,3 +143,20 @@ class OwnerDiedError(LockError):
 
 class EventError(MemoirError, ValueError):
     """A memory event cannot be made, written in some form, or read from it."""
+
+
+class WriteConflictError(MemoirError):
+    """A change met a version that it was not based on, and was refused.
+
+    Attributes:
+        key: The key of the memory record.
+
+        expected, found: The version on which the change was based, and the one there is.
+    """
+
+    def __init__(self, key: str, *, expected: object, found: object) -> None:
+        self.key, self.expected, self.found = key, expected, found
+        super().__init__(
+            "change", target=key, cause=f"it has version {found}, not {expected}",
+            hint="Somebody changed it in between: read it again, and decide again.",
+        )

@@ -84,6 +84,7 @@ class Courier:
         self._monotonic_s = monotonic_s
         self._uniform = uniform
         self.tally = DeliveryTally()
+        self.on_progress: Callable[[], object] = lambda: None
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -165,6 +166,7 @@ class Courier:
         finally:
             with self._progress:
                 self._progress.notify_all()
+            self.on_progress()
 
     def _step(self) -> float:
         self._paused, self._filling = False, None

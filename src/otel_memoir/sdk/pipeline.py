@@ -25,6 +25,8 @@ from otel_memoir.delivery.encoding import StampTemplate, encode_record
 from otel_memoir.delivery.lazy_sender import LazySender
 from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
 from otel_memoir.observe import observe, observe_clock, observe_hybrid
+from otel_memoir.sdk.bell import Bell
+from otel_memoir.sdk.emission import emission_of
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.sdk.hosts import warn_of_host
 from otel_memoir.sdk.marks import is_stamped, without_stamps
@@ -74,6 +76,7 @@ class Pipeline:
         self._holders = 0
         self._slot: Slot | None = None
         self._closed = False
+        self.bell = Bell()
         self.mark = object()
 
     # -- in -------------------------------------------------------------------
@@ -96,34 +99,16 @@ class Pipeline:
             encoded.envelope, encoded.payload, encoded.severity, uid or new_uid(),
             _is_timed(record.log_record),
         )
+        emission = emission_of(record.log_record)
+        if emission is not None:
+            emission.begin(draft.uid, self)
+            draft = draft._replace(intent=emission.intent, taken=emission.taken)
         return parts.spool.append(draft)
 
     def _make(self, resource: Any) -> _Parts:
         """Make the parts once; of two threads that try, one wins and nothing was opened."""
-        spool = Spool(
-            self.settings, directory=spool_directory(self.settings, resource),
-            make_stamper=lambda stream: stream_stamper(
-                stream, clock=self._clock, hybrid=process_clock,
-                make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
-            ),
-            clock_epoch=lambda: says_how_it_is(self._clock).epoch,
-        )
-        sender = self._sender or LazySender(
-            lambda: make_sender(
-                resolve_destination(self.settings, self._environ, complain=_complain)
-            ),
-            lambda: spool.reading,
-        )
-        courier = Courier(
-            spool, sender, self.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft,
-        )
-        spool.on_accept = courier.wake
-
-        def forget() -> None:
-            self._slot = None  # it is the parent's
-            courier.forget()
-
-        spool.on_forget = forget
+        spool = self._make_spool(resource)
+        courier = self._make_courier(spool)
         process_clock.offset_max_ns = round(self.settings.peer_offset_max_s * 1e9)
         mine = _Parts(spool, courier)
         parts = self._made.setdefault("parts", mine)
@@ -135,6 +120,39 @@ class Pipeline:
         if self._closed:
             parts.spool.close(0.0)
         return parts
+
+    def _make_spool(self, resource: Any) -> Spool:
+        return Spool(
+            self.settings, directory=spool_directory(self.settings, resource),
+            make_stamper=lambda stream: stream_stamper(
+                stream, clock=self._clock, hybrid=process_clock,
+                make_suffix=lambda s: StampTemplate(s.stream_id, s.epoch).suffix,
+            ),
+            clock_epoch=lambda: says_how_it_is(self._clock).epoch,
+        )
+
+    def _make_courier(self, spool: Spool) -> Courier:
+        sender = self._sender or LazySender(
+            lambda: make_sender(
+                resolve_destination(self.settings, self._environ, complain=_complain)
+            ),
+            lambda: spool.reading,
+        )
+        courier = Courier(
+            spool, sender, self.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft,
+        )
+        courier.on_progress = self.bell.ring
+
+        def accepted() -> None:
+            courier.wake()
+            self.bell.ring()
+
+        def forget() -> None:
+            self._slot = None  # it is the parent's
+            courier.forget()
+
+        spool.on_accept, spool.on_forget = accepted, forget
+        return courier
 
     # -- asking ---------------------------------------------------------------
 
@@ -194,6 +212,12 @@ class Pipeline:
         """Requests by answer, since this process began."""
         parts = self._made.get("parts")
         return parts.courier.tally.attempts() if parts else {}
+
+    @property
+    def directory(self) -> Path | None:
+        """Where its spool files are, once there was a record."""
+        parts = self._made.get("parts")
+        return parts.spool.directory if parts else None
 
     @property
     def courier(self) -> Courier | None:

@@ -1,0 +1,141 @@
+"""From an event to a record in the spool, and the official span beside it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.context import get_current
+from opentelemetry.trace import Span, SpanKind, TracerProvider
+
+from otel_memoir.diagnostics import complaints
+from otel_memoir.errors import MemoirError, SpoolRefusedError
+from otel_memoir.events import Capture, MemoryEvent, names, to_log_record
+from otel_memoir.memory_log.receipt import Receipt
+from otel_memoir.sdk.emission import Emission
+from otel_memoir.spool.model import Intent
+
+OnFailure = Literal["degrade", "raise"]
+
+SCOPE = "otel_memoir"
+
+_MEMORY_OPERATIONS = frozenset({
+    "create_memory_store", "delete_memory_store", "search_memory", "create_memory",
+    "update_memory", "upsert_memory", "delete_memory",
+})
+"""Those of ``gen_ai.memory.client``, semantic-conventions-genai v0.1.0, spans.yaml."""
+
+_ON_SPANS = (
+    names.GEN_AI_MEMORY_STORE_ID, names.GEN_AI_MEMORY_RECORD_ID, names.GEN_AI_MEMORY_RECORD_COUNT,
+    names.GEN_AI_PROVIDER_NAME, names.ERROR_TYPE,
+)
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """Emits events, and says what became of them.
+
+    Args:
+        logger_provider: Where the records go.
+
+        tracer_provider: Where the spans go; ``None``: there are none.
+
+        on_failure: ``degrade``: what cannot be stored is counted and said. ``raise``: it
+            raises, for those who rather stop than act without a record.
+
+        timeout_s: The longest wait for the disk.
+    """
+
+    logger_provider: LoggerProvider
+    tracer_provider: TracerProvider | None
+    on_failure: OnFailure
+    timeout_s: float
+
+    def emit(
+        self, event: MemoryEvent, *, capture: Capture, intent: Intent | None = None
+    ) -> Receipt:
+        """Emit an event.
+
+        Args:
+            event: The event.
+
+            capture: Where content may be told.
+
+            intent: An intent that it declares or ends.
+
+        Raises:
+            SpoolRefusedError: It was not accepted, with ``on_failure="raise"``.
+
+            MemoirError: No durable processor got it, with ``on_failure="raise"``.
+        """
+        emission = Emission(intent)
+        try:
+            record = to_log_record(event, capture=capture, context=emission.within(get_current()))
+            self.logger_provider.get_logger(SCOPE).emit(record)
+        except Exception as error:  # noqa: BLE001 - promise 6: foreign processors may raise
+            return self.failed("emit", error)
+        receipt = Receipt(emission)
+        self._check(emission, receipt)
+        return receipt
+
+    def failed(self, what: str, error: Exception) -> Receipt:
+        """Say that something could not be done: raise, or complain.
+
+        Raises:
+            Exception: The error, with ``on_failure="raise"``.
+        """
+        if self.on_failure == "raise":
+            raise error
+        complaints.say(f"memory log {what} {type(error).__name__}", f"could not {what}: {error}")
+        return Receipt(refusal=type(error).__name__)
+
+    def _check(self, emission: Emission, receipt: Receipt) -> None:
+        if emission.pipeline is None:
+            self.failed("store event", MemoirError(
+                "store event", cause="no durable processor got it",
+                hint="The logger provider has none, or a sampler or processor dropped it.",
+            ))  # fmt: skip
+        elif emission.refusal is not None:
+            self.failed("store event", SpoolRefusedError(
+                str(emission.refusal), hint="See `otel-memoir status`.",
+            ))  # fmt: skip
+
+    def must_be_stored(self, receipt: Receipt, is_stored: bool) -> None:
+        """Say that an event is not on disk that has to be before something else happens.
+
+        Raises:
+            MemoirError: With ``on_failure="raise"``.
+        """
+        if not is_stored:
+            self.failed("store intention", MemoirError(
+                "store intention", target=receipt.uid, cause=receipt.details(),
+                hint="The change has not begun. See `otel-memoir status`.",
+            ))  # fmt: skip
+
+    @contextlib.contextmanager
+    def span(self, operation: str | None, provider_name: str | None) -> Iterator[Span | None]:
+        """The official span of an operation on memory, as the current one for a block.
+
+        There is none for what is no such operation (``reflect`` has its own).
+        """
+        if self.tracer_provider is None or operation not in _MEMORY_OPERATIONS:
+            yield None
+            return
+        tracer = self.tracer_provider.get_tracer(SCOPE)
+        # The conventions: CLIENT, or INTERNAL where the memory is in this process.
+        kind = SpanKind.CLIENT if provider_name else SpanKind.INTERNAL
+        with tracer.start_as_current_span(
+            str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
+        ) as span:
+            yield span
+
+
+def describe(span: Span | None, event: MemoryEvent) -> None:
+    """Say on a span what the conventions ask for of an event's facts."""
+    if span is None or not span.is_recording():
+        return
+    said: dict[str, Any] = event.to_attributes()
+    span.set_attributes({key: said[key] for key in _ON_SPANS if key in said})

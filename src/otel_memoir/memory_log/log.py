@@ -1,0 +1,290 @@
+"""``MemoryLog``: one object that wires the rooms together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import TracerProvider
+from typing_extensions import Unpack
+
+from otel_memoir.diagnostics import complaints
+from otel_memoir.errors import SettingsError
+from otel_memoir.events import Capture, ContentHasher
+from otel_memoir.locks import LockManager
+from otel_memoir.memory_log.change import OUTCOMES, Change, Target, Version
+from otel_memoir.memory_log.emitter import Emitter, OnFailure
+from otel_memoir.memory_log.fields import ChangeFields, EventFields, EventMaker, without_none
+from otel_memoir.memory_log.receipt import Receipt
+from otel_memoir.memory_log.recorder import Recorder
+from otel_memoir.memory_log.wiring import Wiring, make_global, wire
+from otel_memoir.sdk.pipeline import spool_directory
+from otel_memoir.settings import Settings
+from otel_memoir.spool import SpoolStatus
+
+
+class MemoryLog(Recorder):
+    """The memoir of an agent's memory, in one object.
+
+        with MemoryLog(store_id="profile", agent_name="planner") as log:
+            log.created("alice", content="likes tea")
+            with log.change("profile/alice", reason="she said so") as change:
+                ...
+                change.made(content="likes coffee", version=2)
+
+    Made from nothing it reads ``MEMOIR_*`` and ``OTEL_*`` from the environment, uses the global
+    logger provider if that is durable already, and else has one of its own. Constructing it
+    opens no file and starts no thread; the first event does. Nothing raises out of its
+    methods but what is said there, unless ``on_failure="raise"``.
+
+    Args:
+        settings: All settings; else each can be given by name, as in ``docs/settings.md``.
+
+        logger_provider, tracer_provider: The application's; by default the global ones.
+
+        resource: Of the log's own logger provider, if it makes one.
+
+        locks: What ``hold=True`` and ``reflect`` lock with; by default a manager of its own.
+
+        on_failure: ``degrade``, or ``raise`` when an event cannot be stored: then a change
+            does not begin whose intention is not on disk.
+
+        spans: Whether each operation on memory is also an official span.
+
+        capture: Where content may be told; by default as the environment says.
+
+        content_hash_key: The key of content hashes; else ``MEMOIR_CONTENT_HASH_KEY``.
+
+        environ: The environment; ``os.environ`` by default.
+
+        given: Settings by name, and fields of ``EventFields`` that every event says.
+
+    Raises:
+        SettingsError: A setting cannot be used, or is not known.
+    """
+
+    def __init__(
+        self, *, settings: Settings | None = None, logger_provider: LoggerProvider | None = None,
+        tracer_provider: TracerProvider | None = None, resource: Resource | None = None,
+        locks: LockManager | None = None, on_failure: OnFailure = "degrade", spans: bool = True,
+        capture: Capture | None = None, content_hash_key: str | bytes | None = None,
+        environ: Mapping[str, str] | None = None, clock: Any = None, sender: Any = None,
+        **given: Any,
+    ) -> None:  # fmt: skip
+        fields = {key: given.pop(key) for key in list(given) if key in EventFields.__annotations__}
+        if settings is not None and given:
+            raise SettingsError(
+                "make memory log", target=", ".join(given), cause="given beside settings=",
+                hint="Give them in the Settings.",
+            )
+        self.settings = settings or Settings.load(environ=environ, **given)
+        self._wiring: Wiring = wire(
+            self.settings, logger_provider=logger_provider, tracer_provider=tracer_provider,
+            resource=resource, environ=environ,
+            processor_given=without_none({"clock": clock, "sender": sender}),
+        )
+        hasher = (
+            ContentHasher(content_hash_key) if content_hash_key is not None
+            else ContentHasher.from_environment(environ)
+        )
+        emitter = Emitter(
+            self._wiring.logger_provider, self._wiring.tracer_provider if spans else None,
+            on_failure, self.settings.emit_timeout_s,
+        )
+        super().__init__(emitter, EventMaker(fields, hasher, capture))
+        self._locks = locks
+        self._closing = threading.Lock()
+        self._is_closed = False
+
+    @property
+    def locks(self) -> LockManager:
+        """The lock manager, made when it is first asked for."""
+        with self._closing:
+            if self._locks is None:
+                self._locks = LockManager(logger_provider=self._wiring.logger_provider)
+            return self._locks
+
+    # -- changing -------------------------------------------------------------
+
+    def change(
+        self, key: str, *, operation: str = "update_memory", expected_version: int | None = None,
+        version_of: Callable[[], Any] | None = None, hold: bool = False,
+        timeout: float | None = None, priority: int = 0, **fields: Unpack[ChangeFields],
+    ) -> Change:  # fmt: skip
+        """A change of a memory record, for a block: ``with`` or ``async with`` on it.
+
+        Args:
+            key: ``store/record``, ``store/collection/record``, or ``record`` in the log's store.
+
+            operation: ``create_memory``, ``update_memory``, ``upsert_memory`` or
+                ``delete_memory``.
+
+            expected_version: The version on which the change is based.
+
+            version_of: Returns the version that the store has now, or something to await
+                for it. Asked once the key is held, before the intention.
+
+            hold: Whether to hold the key exclusively, by the lock manager, for the block.
+
+            timeout: The longest wait for the lock, in seconds; ``None``: no limit.
+
+            priority: The lock request's.
+
+            fields: Fields that the intention and its outcome say.
+
+        Raises:
+            WriteConflictError: On entry: the store has another version. It is told as
+                ``memoir.write.conflict``, and the block does not begin.
+
+            LockError: On entry: the lock was not granted.
+
+            SpoolRefusedError: On entry, with ``on_failure="raise"``: the intention is not
+                on disk.
+        """
+        if operation not in OUTCOMES:
+            raise SettingsError(
+                "change", target=operation, cause="no such operation on a memory record",
+                hint=f"Give one of {', '.join(OUTCOMES)}.",
+            )
+        default = fields.get("store_id") or self._maker.fields.get("store_id")
+        target = _target(key, default)
+        lease = (
+            self.locks.hold(target.key, timeout=timeout, priority=priority) if hold else None
+        )
+        return Change(
+            self._emitter, self._maker, target, operation=operation, fields=fields,
+            version=Version(expected_version, version_of), lease=lease,
+        )
+
+    # -- asking ---------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        """Where the spool files are."""
+        pipeline = self._wiring.pipeline
+        known = pipeline.directory if pipeline is not None else None
+        resource = getattr(self._wiring.logger_provider, "resource", None)
+        return known or spool_directory(self.settings, resource)
+
+    def receipt(self, text: str) -> Receipt:
+        """The receipt that ``str(receipt)`` stands for, of any process of this machine.
+
+        Raises:
+            MemoirError: It is none.
+        """
+        return Receipt.parse(text, spool_dir=self.directory)
+
+    def status(self) -> SpoolStatus:
+        """The numbers of promise 2 for this process's spool file."""
+        pipeline = self._wiring.pipeline
+        if pipeline is None:
+            return SpoolStatus(name="", path="", alive=False)
+        return pipeline.status()
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Fsync all that was accepted; return whether that was done in ``timeout`` seconds."""
+        return self._wiring.pipeline is not None and self._wiring.pipeline.flush(timeout)
+
+    def wait_delivered(self, timeout: float) -> bool:
+        """Wait until all that was accepted so far is delivered; return whether it is.
+
+        Args:
+            timeout: The longest wait, in seconds.
+        """
+        return self._wiring.pipeline is not None and self._wiring.pipeline.wait_delivered(timeout)
+
+    # -- the end --------------------------------------------------------------
+
+    def close(self) -> None:
+        """Deliver for at most ``shutdown_timeout_s``; the rest stays on disk. Idempotent.
+
+        A provider of the application's is left to the application, which shuts it down;
+        then what was accepted is on disk when this returns.
+        """
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            if self._wiring.own is not None:
+                self._wiring.own.shutdown()
+            else:
+                self.flush(self.settings.shutdown_timeout_s)
+        except Exception as error:  # noqa: BLE001 - promise 6
+            complaints.say("close memory log", f"closing failed: {error!r}")
+
+    async def aclose(self) -> None:
+        """As ``close``, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> MemoryLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    async def __aenter__(self) -> MemoryLog:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        await self.aclose()
+
+
+def _target(key: str, default_store: str | None) -> Target:
+    store, slash, record = key.partition("/")
+    if slash and store and record:
+        return Target(key, store, record)
+    name = key.strip("/")
+    if not name:
+        raise SettingsError(
+            "change", target=f"{key!r}", cause="no memory record is named",
+            hint="Give store/record, or a record in the log's own store.",
+        )
+    return Target(f"{default_store}/{name}" if default_store else name, default_store, name)
+
+
+_installing = threading.Lock()
+_installed: list[MemoryLog] = []
+
+
+def install(**given: Any) -> MemoryLog:
+    """Make the process durable in one line: every OTel log record of it is kept on disk.
+
+    The global logger provider becomes durable; where there is none, one is set. Called
+    again, it returns the same log.
+
+    Args:
+        given: As for ``MemoryLog``.
+
+    Raises:
+        SettingsError: A setting cannot be used.
+    """
+    with _installing:
+        if not _installed:
+            _installed.append(_made_global(given))
+        return _installed[0]
+
+
+def _made_global(given: dict[str, Any]) -> MemoryLog:
+    from opentelemetry._logs import get_logger_provider
+
+    provider = get_logger_provider()
+    if "logger_provider" not in given and hasattr(provider, "add_log_record_processor"):
+        given = {**given, "logger_provider": provider}
+    log = MemoryLog(**given)
+    own = log._wiring.own
+    if own is not None and not make_global(own):
+        complaints.say("install", "another logger provider was set meanwhile; it is not durable")
+    return log

@@ -1,0 +1,90 @@
+"""An emission whose emitter wants to know what becomes of its record.
+
+It travels in the record's context, so that the record finds it however many processors
+stand between, and a record that an SDK warning emits meanwhile does not.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context, create_key, get_value, set_value
+
+from otel_memoir.spool import Refused, Ticket
+from otel_memoir.spool.model import Intent
+
+if TYPE_CHECKING:
+    from otel_memoir.sdk.pipeline import Pipeline
+
+_KEY = create_key("memoir-emission")
+
+
+class Emission:
+    """What is known of a record from the side of its emitter.
+
+    Args:
+        intent: An intent that the record declares or ends.
+
+    Attributes:
+        uid: The record's ``log.record.uid``, once a pipeline has taken it.
+
+        pipeline: The pipeline that took it.
+
+        ticket: Its place in the spool; on an event loop it can come later.
+
+        refusal: Why it has none.
+    """
+
+    def __init__(self, intent: Intent | None = None) -> None:
+        self.intent = intent
+        self.uid = ""
+        self.pipeline: Pipeline | None = None
+        self.ticket: Ticket | None = None
+        self._refusal: Refused | None = None
+        self._told = threading.Event()
+
+    def within(self, context: Context) -> Context:
+        """A context in which a record of this emission is made."""
+        return set_value(_KEY, self, context)
+
+    def begin(self, uid: str, pipeline: Pipeline) -> None:
+        """Take note that a pipeline is storing the record."""
+        self.uid, self.pipeline = uid, pipeline
+
+    def taken(self, found: Ticket | Refused) -> None:
+        """Take note of what the spool said."""
+        if isinstance(found, Refused):
+            self._refusal = found
+        else:
+            self.ticket = found
+        self._told.set()
+        if self.pipeline is not None:
+            self.pipeline.bell.ring()
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why the record was not accepted, if that is known."""
+        return self._refusal or (self.ticket.refusal if self.ticket is not None else None)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the record is on disk, as durable as the settings say."""
+        return self.ticket is not None and self.ticket.stored
+
+    def wait_stored(self, timeout: float) -> bool:
+        """Wait in this thread until it is stored; return whether it is, in ``timeout`` seconds."""
+        if self.pipeline is None:
+            return False
+        return self.pipeline.bell.wait(self.is_decided, timeout) and self.is_stored
+
+    def is_decided(self) -> bool:
+        """Whether the record is stored or refused."""
+        return self.is_stored or self.refusal is not None
+
+
+def emission_of(log: Any) -> Emission | None:
+    """The emission of a log record, if its emitter made one."""
+    context = getattr(log, "context", None)
+    found = get_value(_KEY, context) if context else None
+    return found if isinstance(found, Emission) else None
