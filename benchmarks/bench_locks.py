@@ -15,10 +15,8 @@ from common import PATIENCE_S, Row, Scale, row
 from opentelemetry.context import get_current
 
 from otel_memoir.locks import LockManager
-from otel_memoir.locks.lease import Lease
 from otel_memoir.locks.modes import X
-from otel_memoir.locks.request import Wait
-from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.parts import Claim, Unit, Wait
 
 HOLDS = 5_000
 CHECKS = 300
@@ -76,11 +74,11 @@ def chain(length: int) -> Callable[[], float]:
     engine = locks._engine
     units = [Unit("unit", str(number)) for number in range(length + 1)]
     for number, unit in enumerate(units):
-        engine.take(_lease(locks, f"k{number}"), unit) or engine.enter(
-            _wait(locks, f"k{number}", unit)
+        engine.take(_lease(f"k{number}"), unit) or engine.enter(
+            _wait(f"k{number}", unit)
         )
     for number, unit in reversed(list(enumerate(units[:-1]))):
-        engine.enter(_wait(locks, f"k{number + 1}", unit))
+        engine.enter(_wait(f"k{number + 1}", unit))
     graph, first = engine.graph, units[0]
 
     def check_us() -> float:
@@ -92,14 +90,14 @@ def chain(length: int) -> Callable[[], float]:
     return check_us
 
 
-def _lease(locks: LockManager, key: str) -> Lease:
-    lease = Lease(locks._engine, key, X, None, 0, WHERE)
+def _lease(key: str) -> Claim:
+    lease = Claim(key, X, None, 0, WHERE)
     lease.context = get_current()
     return lease
 
 
-def _wait(locks: LockManager, key: str, unit: Unit) -> Wait:
-    return Wait(_lease(locks, key), (), unit, unit, _NoParker(), False)
+def _wait(key: str, unit: Unit) -> Wait:
+    return Wait(_lease(key), (), unit, unit, _NoParker(), False)
 
 
 def free_locks(scale: Scale) -> list[Row]:

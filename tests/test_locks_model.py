@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from locks.model import CrowdedMachine, LockMachine
-from otel_memoir.locks.engine import Engine
+from otel_memoir.locks import queueing
+from otel_memoir.locks.core import Core
 from otel_memoir.locks.graph import Graph
-from otel_memoir.locks.table import Entry
+from otel_memoir.locks.parts import Entry
 
 EXAMPLES = int(os.environ.get("MEMOIR_TEST_EXAMPLES", "120"))
 
@@ -65,25 +66,25 @@ def without_soft_edges(patch: pytest.MonkeyPatch) -> None:
 
 def without_serving_after_a_timeout(patch: pytest.MonkeyPatch) -> None:
     """Who gives up serves nobody behind it."""
-    real = Engine.fail
+    real = Core.fail
 
-    def fail(self: Engine, wait: Any, state: str, error: Any, effects: Any) -> bool:
+    def fail(self: Core, wait: Any, state: str, error: Any, effects: Any) -> bool:
         dirty = list(effects.dirty)
         done = real(self, wait, state, error, effects)
         effects.dirty[:] = dirty
         return done
 
-    patch.setattr(Engine, "fail", fail)
+    patch.setattr(Core, "fail", fail)
 
 
 def without_the_queue(patch: pytest.MonkeyPatch) -> None:
     """Newcomers are granted whatever is held."""
-    patch.setattr(Engine, "_may_pass", staticmethod(lambda wait, entry, mode: True))
+    patch.setattr(queueing, "may_pass", lambda wait, entry, mode: True)
 
 
 def without_taking_back(patch: pytest.MonkeyPatch) -> None:
     """What was taken of a request that failed stays."""
-    patch.setattr(Engine, "_take_back", staticmethod(lambda entry, mode, owner: None))
+    patch.setattr(queueing, "take_back", lambda owner, entry, mode: None)
 
 
 def without_a_check(patch: pytest.MonkeyPatch) -> None:
@@ -93,13 +94,13 @@ def without_a_check(patch: pytest.MonkeyPatch) -> None:
 
 def without_an_upgrade_lane(patch: pytest.MonkeyPatch) -> None:
     """Upgrades queue at the tail."""
-    real = Engine.order_of
+    real = queueing.order_of
 
-    def order_of(self: Engine, wait: Any, entry: Entry) -> Any:
-        return (1, *real(self, wait, entry)[1:])
+    def order_of(wait: Any, entry: Entry, aging_ns: int) -> Any:
+        return (1, *real(wait, entry, aging_ns)[1:])
 
-    patch.setattr(Engine, "order_of", order_of)
-    patch.setattr(Engine, "_may_pass", staticmethod(_as_a_newcomer))
+    patch.setattr(queueing, "order_of", order_of)
+    patch.setattr(queueing, "may_pass", _as_a_newcomer)
 
 
 def _as_a_newcomer(wait: Any, entry: Entry, mode: int) -> bool:

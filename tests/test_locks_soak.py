@@ -154,7 +154,9 @@ def test_without_conflicts_between_modes_the_witness_sees_it(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control."""
-    monkeypatch.setattr("otel_memoir.locks.engine.CONFLICT_FIELDS", (0,) * len(ONE))
-    monkeypatch.setattr("otel_memoir.locks.engine.CONFLICT_BITS", (0,) * len(ONE))
+    for module in ("core", "engine", "queueing"):
+        monkeypatch.setattr(f"otel_memoir.locks.{module}.CONFLICT_FIELDS", (0,) * len(ONE))
+    for module in ("engine", "queueing"):
+        monkeypatch.setattr(f"otel_memoir.locks.{module}.CONFLICT_BITS", (0,) * len(ONE))
     witness, _ = soak(LockManager())
     assert witness.conflicts

@@ -318,7 +318,8 @@ def test_without_conflicts_two_hold_an_exclusive_lock(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control of the exclusion that the suite relies on."""
-    monkeypatch.setattr("otel_memoir.locks.engine.CONFLICT_FIELDS", (0,) * len(modes.ONE))
+    for module in ("core", "engine", "queueing"):
+        monkeypatch.setattr(f"otel_memoir.locks.{module}.CONFLICT_FIELDS", (0,) * len(modes.ONE))
     one, two = stage.actors(2)
     assert one.acquire("k").get().held
     assert two.acquire("k", timeout=0).get().held

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from otel_memoir.locks import Lease, LockManager
+from otel_memoir.locks.parking import abandon
 
 PATIENCE_S = 60.0
 
@@ -252,7 +253,7 @@ class Stage:
         """End all units and loops; who still waits is told to give up."""
         engine = self.locks._engine
         while waits := engine.table.waits():
-            engine.parking.abandon(waits[0])
+            abandon(engine, waits[0])
         for actor in self._actors:
             if actor.alive:
                 actor.end()

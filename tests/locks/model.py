@@ -18,11 +18,11 @@ from opentelemetry.context import get_current
 from otel_memoir.errors import DeadlockError
 from otel_memoir.locks import LockManager, states
 from otel_memoir.locks.effects import Effects
-from otel_memoir.locks.foreign import ForeignWait, _begin
-from otel_memoir.locks.lease import Lease, lease_of_all
+from otel_memoir.locks.foreign import _begin
+from otel_memoir.locks.lease import lease_of_all
 from otel_memoir.locks.modes import mode_of
-from otel_memoir.locks.request import Wait
-from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.parking import abandon
+from otel_memoir.locks.parts import Claim, ForeignWait, Unit, Wait
 
 KEYS = ("a", "a/x", "a/y", "a/x/1", "b", "b/z", "c")
 MODES = ("shared", "update", "exclusive")
@@ -67,7 +67,7 @@ class NoParker:
 class Asked:
     """A request and what became of it."""
 
-    def __init__(self, unit: Unit, wanted: dict[str, str], lease: Lease, wait: Wait | None) -> None:
+    def __init__(self, unit: Unit, wanted: dict[str, str], lease: Claim, wait: Wait | None) -> None:
         self.unit, self.lease, self.wait = unit, lease, wait
         self.needs = needs(wanted)
 
@@ -182,7 +182,7 @@ class LockMachine(RuleBasedStateMachine):
         busy = {asked.unit for asked in self.asked if asked.waits} | set(self.foreign)
         return [unit for unit in self.units if unit not in busy]
 
-    def _ask(self, unit: Unit, wanted: dict[str, str], lease: Lease) -> None:
+    def _ask(self, unit: Unit, wanted: dict[str, str], lease: Claim) -> None:
         asked = self.asking = Asked(unit, wanted, lease, None)
         self.asked.append(asked)
         if not self.engine.take(lease, unit):
@@ -203,7 +203,7 @@ class LockMachine(RuleBasedStateMachine):
         """For one key."""
         key = data.draw(st.sampled_from(self.keys))
         unit = data.draw(st.sampled_from(self.idle()))
-        lease = Lease(self.engine, key, mode_of(mode), None, priority, WHERE)
+        lease = Claim(key, mode_of(mode), None, priority, WHERE)
         self._ask(unit, {key: mode}, lease)
 
     @precondition(lambda self: self.idle())
@@ -235,13 +235,13 @@ class LockMachine(RuleBasedStateMachine):
         asked = data.draw(st.sampled_from([one for one in self.asked if one.waits]))
         assert asked.wait is not None
         if how == "cancel":
-            self.engine.parking.abandon(asked.wait)
+            abandon(self.engine, asked.wait)
         else:
             effects = Effects()
             with self.engine.mutex:
                 self.engine.time_out(asked.wait, effects)
                 self.engine.settle(effects)
-            effects.run(self.engine)
+            self.engine.pay(effects)
         self._forget()
 
     @rule(data=st.data())
@@ -321,7 +321,7 @@ class CrowdedMachine(LockMachine):
     def read(self, data: st.DataObject, key: str) -> None:
         """Readers stand behind writers, and that is what soft edges are made of."""
         unit = data.draw(st.sampled_from(self.idle()))
-        lease = Lease(self.engine, key, mode_of("shared"), None, 0, WHERE)
+        lease = Claim(key, mode_of("shared"), None, 0, WHERE)
         self._ask(unit, {key: "shared"}, lease)
 
     @precondition(lambda self: False)

@@ -7,21 +7,22 @@ when the donor's wait ends. A move that would close a circle is not made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from otel_memoir.locks import states
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.effects import Effects
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.request import Wait
+from otel_memoir.locks.effects import Effects
+from otel_memoir.locks.graph import Graph
+from otel_memoir.locks.parts import Wait
+from otel_memoir.locks.queueing import enqueue
 
 
 class Donations:
-    """Gives and takes back. Used under the mutex of its engine."""
+    """Gives and takes back. Used under the mutex.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Args:
+        aging_ns: What one step of priority is worth.
+    """
+
+    def __init__(self, graph: Graph, aging_ns: int) -> None:
+        self._graph, self._aging_ns = graph, aging_ns
         self._given: dict[Wait, list[Wait]] = {}
         self._differ = False
         self._usual: int | None = None
@@ -33,9 +34,9 @@ class Donations:
         given: list[Wait] = []
         todo = [donor]
         while todo:
-            for edge in self._engine.graph.edges(todo.pop().unit):
+            for edge in self._graph.edges(todo.pop().unit):
                 other = edge.target.wait
-                if other is None or other is donor or self._worth(other) >= donor.priority:
+                if other is None or other is donor or other.worth >= donor.priority:
                     continue
                 other.donors.add(donor)
                 if self._place_anew(other, effects):
@@ -53,15 +54,15 @@ class Donations:
             if other.state is states.WAITING:
                 self._place_anew(other, effects)
 
+    def forget(self) -> None:
+        """In a fork child: nobody waits."""
+        self._given.clear()
+
     def _priorities_differ(self, wait: Wait) -> bool:
         if self._usual is None:
             self._usual = wait.priority
         self._differ = self._differ or wait.priority != self._usual
         return self._differ
-
-    @staticmethod
-    def _worth(wait: Wait) -> int:
-        return max([wait.priority, *(donor.priority for donor in wait.donors)])
 
     def _place_anew(self, wait: Wait, effects: Effects) -> bool:
         """Put a wait where its order says now; False if that would close a circle."""
@@ -70,10 +71,8 @@ class Donations:
             return False
         before = list(entry.queue)
         entry.queue.remove(wait)
-        wait.order = self._engine.order_of(wait, entry)
-        self._engine.enqueue(wait, entry)
-        graph = self._engine.graph
-        if any(graph.cycle(one.unit) is not None for one in entry.queue):
+        enqueue(wait, entry, self._aging_ns)
+        if any(self._graph.cycle(one.unit) is not None for one in entry.queue):
             entry.queue[:], wait.order = before, order
             return False
         effects.dirty.append(entry)

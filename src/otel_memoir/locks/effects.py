@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from otel_memoir.diagnostics import complaints
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.report import Verdict
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.table import Entry
+from otel_memoir.locks.parts import Entry, Wait
+from otel_memoir.locks.report import Verdict
 
 
 class Effects:
-    """Collected under the mutex, run after it."""
+    """Collected under the mutex, run after it.
+
+    Attributes:
+        dirty: Keys whose queues have to be served, still under the mutex.
+
+        blocked: Waits that began, or came to their next key, and have to be judged there.
+    """
 
     __slots__ = ("blocked", "calls", "dirty", "verdicts", "wakes")
 
@@ -31,20 +32,28 @@ class Effects:
         self.verdicts: list[Verdict] = []
         self.calls: list[Callable[[], object]] = []
 
-    def run(self, engine: Engine) -> None:
-        """Report, then wake: who is told of a deadlock must not have ended its span before."""
+    def run(
+        self, tell: Callable[[Verdict], object], hand_on: Callable[[Wait], object]
+    ) -> None:
+        """Report, then wake: who is told of a deadlock must not have ended its span before.
+
+        Args:
+            tell: What is called with each deadlock.
+
+            hand_on: What is called with each wait that nobody is left to end.
+        """
         for verdict in self.verdicts:
-            self.guarded(partial(engine.on_verdict, verdict))
+            guarded(partial(tell, verdict))
         lost = [wait for wait in self.wakes if not wait.parker.wake()]
         for wait in lost:
-            engine.release(wait.lease, None)  # its loop is closed: what it was given goes on
+            hand_on(wait)
         for call in self.calls:
-            self.guarded(call)
+            guarded(call)
 
-    @staticmethod
-    def guarded(call: Callable[[], object]) -> None:
-        """Call the application or the SDK; what it raises is said, not passed on."""
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - foreign code must not break a hand-off
-            complaints.say("lock hook", f"a hook of the lock manager failed: {error!r}")
+
+def guarded(call: Callable[[], object]) -> None:
+    """Call the application or the SDK; what it raises is said, not passed on."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - foreign code must not break a hand-off
+        complaints.say("lock hook", f"a hook of the lock manager failed: {error!r}")

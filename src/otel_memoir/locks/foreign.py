@@ -14,44 +14,20 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from opentelemetry.context import attach, detach, get_current
 
 from otel_memoir.errors import DeadlockError
 from otel_memoir.locks.effects import Effects
+from otel_memoir.locks.engine import Engine
 from otel_memoir.locks.mourning import leave
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.report import Where
-    from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.parts import ForeignWait, Unit
+from otel_memoir.locks.report import Where
 
 T = TypeVar("T")
 
 _UNKNOWN = object()
-
-
-class ForeignWait:
-    """A unit waits for other units.
-
-    Args:
-        targets: Threads, tasks or units; asked for whenever the graph is read, under the
-            mutex, so it looks at attributes and calls nothing foreign.
-
-        any: Whether one of them is enough.
-
-        word: What it is called in a report: ``task``, ``join``, ``executor``.
-    """
-
-    __slots__ = ("any", "context", "targets", "where", "word")
-
-    def __init__(
-        self, targets: Callable[[], list[Any]], word: str, where: Where | None, *,
-        any: bool = False,  # noqa: A002
-    ) -> None:  # fmt: skip
-        self.targets, self.any, self.word, self.where = targets, any, word, where
-        self.context = get_current()
 
 
 @contextlib.contextmanager
@@ -76,7 +52,7 @@ def _begin(engine: Engine, unit: Unit, foreign: ForeignWait) -> None:
             unit.foreign.remove(foreign)
             effects.verdicts.append(verdict)
         engine.settle(effects)
-    effects.run(engine)
+    engine.pay(effects)
     if verdict is not None:
         raise DeadlockError(
             verdict.report(), target=foreign.word, cause=f"deadlock: {verdict.report()}"
@@ -104,7 +80,7 @@ def acting(engine: Engine, owner: Unit) -> Iterator[Unit]:
             if owner is not unit and owner is not before:
                 leave(engine, unit, owner, effects)
             engine.settle(effects)
-        effects.run(engine)
+        engine.pay(effects)
 
 
 def bound(engine: Engine, function: Callable[..., T]) -> Callable[..., T]:

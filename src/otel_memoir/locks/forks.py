@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING
 
 from otel_memoir.locks import states
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
+from otel_memoir.locks.engine import Engine
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -24,10 +21,7 @@ def begin_anew(engine: Engine) -> None:
     engine.make_mutex()
     for lease in engine.table.leases():
         lease.state, lease.lost_why = states.LOST, "the process forked: the parent has it"
-    engine.table.entries.clear()
-    engine.blocked.clear()
-    engine.deferred.clear()
-    engine.roll.forget()
+    engine.forget()
 
 
 def _after_fork() -> None:

@@ -12,13 +12,12 @@ all members are stuck (a *knot*), and that is computed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from otel_memoir.locks import states
 from otel_memoir.locks.modes import BIT, CONFLICT_BITS, CONFLICT_FIELDS
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.unit import Roll, Unit
+from otel_memoir.locks.parts import Claim, Unit, Wait
+from otel_memoir.locks.roll import Roll
 
 CHAIN_MAX = 1000
 
@@ -185,3 +184,16 @@ class Graph:
                     shared.setdefault(name, set()).add(edge.target)
             groups += shared.values()
         return needs
+
+
+def in_the_way(wait: Wait) -> Claim | Wait | None:
+    """What a wait waits for first: what is held, or another wait that is ahead."""
+    entry = wait.entry
+    if entry is None or wait.state is not states.WAITING:
+        return None
+    bits = CONFLICT_BITS[wait.mode]
+    for owner in entry.holders:
+        for lease in owner.leases if owner is not wait.owner else ():
+            if any(entry is step[0] and bits & BIT[step[1]] for step in lease.steps):
+                return lease
+    return next((one for one in entry.queue if one is not wait), None)

@@ -10,22 +10,16 @@ often, the one of the lowest priority, then the one that holds least, then the y
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from otel_memoir.locks import states
-from otel_memoir.locks.donation import Donations
-from otel_memoir.locks.graph import HARD, LOOP, SOFT, Edge
+from otel_memoir.locks import facts, states
+from otel_memoir.locks.core import Core
+from otel_memoir.locks.effects import Effects
+from otel_memoir.locks.graph import HARD, LOOP, SOFT, Edge, in_the_way
 from otel_memoir.locks.modes import CONFLICT_FIELDS
 from otel_memoir.locks.mourning import bereaved
+from otel_memoir.locks.parts import Entry, Unit, Wait
 from otel_memoir.locks.report import REFUSED, REORDERED, REPORTED, Verdict
-from otel_memoir.locks.snapshot import in_the_way
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.effects import Effects
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.table import Entry
-    from otel_memoir.locks.unit import Unit
 
 OnDeadlock = Literal["refuse", "report"]
 Policy = Literal["detect", "wait-die", "wound-wait"]
@@ -40,7 +34,7 @@ REFUSALS_MAX = 3
 
 
 class Judge:
-    """Decides about waits. Used under the mutex of its engine.
+    """Decides about waits. Used under the mutex.
 
     Args:
         on_deadlock: ``refuse`` a unit, or only ``report``.
@@ -51,11 +45,10 @@ class Judge:
     """
 
     def __init__(
-        self, engine: Engine, *, on_deadlock: OnDeadlock = "refuse", policy: Policy = "detect"
+        self, core: Core, *, on_deadlock: OnDeadlock = "refuse", policy: Policy = "detect"
     ) -> None:
-        self._engine, self._graph = engine, engine.graph
+        self._core, self._graph = core, core.graph
         self._on_deadlock, self._policy = on_deadlock, policy
-        self._donations = Donations(engine)
         self._said: dict[frozenset[tuple[int, int]], None] = {}
 
     # -- events ---------------------------------------------------------------
@@ -64,14 +57,14 @@ class Judge:
         """A wait has begun, or has come to its next key."""
         if not wait.blockers:
             self._note(wait)
-        if bereaved(self._engine, wait, effects):
+        if bereaved(self._core, wait, effects):
             return
         self.expire(wait, effects)
         if self._policy != "detect":
             self._by_age(wait, effects)
         self.resolve(wait.unit, effects)
         if wait.state is states.WAITING:
-            self._donations.donate(wait, effects)
+            self._core.donations.donate(wait, effects)
 
     def _note(self, wait: Wait) -> None:
         """Write down who is in the way, for those who are told later."""
@@ -80,10 +73,6 @@ class Judge:
         wait.blocker = first.context if first is not None else None
         wait.blockers = tuple(edge.target for edge in self._graph.edges(wait.unit))
         wait.queue_length = len(wait.entry.queue)
-
-    def ended(self, wait: Wait, effects: Effects) -> None:
-        """A wait is over."""
-        self._donations.take_back(wait, effects)
 
     def resolve(self, unit: Unit, effects: Effects) -> Verdict | None:
         """Break all circles that a unit is in.
@@ -100,19 +89,18 @@ class Judge:
                 continue
             victim = self._victim(cycle)
             if victim is None:
-                return Verdict(cycle, REFUSED, unit)
-            self.refuse(victim, Verdict(cycle, REFUSED, victim.unit), effects)
+                return facts.verdict(cycle, REFUSED, unit)
+            self.refuse(victim, facts.verdict(cycle, REFUSED, victim.unit), effects)
         return None
 
     def refuse(self, wait: Wait, verdict: Verdict, effects: Effects) -> None:
         """Make a wait the victim."""
         if wait.state is not states.WAITING:
             return
-        verdict.behind = self._behind(verdict)
         wait.verdict = verdict
         self.count(wait.owner)
         effects.verdicts.append(verdict)
-        self._engine.fail(wait, states.VICTIM, None, effects)
+        self._core.fail(wait, states.VICTIM, None, effects)
 
     def finish_wounded(self, wait: Wait, verdict: Verdict, effects: Effects) -> None:
         """A wounded unit asks for more: that is when it is refused."""
@@ -124,7 +112,7 @@ class Judge:
     def count(self, owner: Unit) -> None:
         """One more refusal in a row."""
         owner.refusals += 1
-        owner.refused_at = self._engine.fence
+        owner.refused_at = self._core.fence
 
     # -- circles --------------------------------------------------------------
 
@@ -136,14 +124,12 @@ class Judge:
         self._said[signature] = None
         if len(self._said) > SIGNATURES_MAX:
             del self._said[next(iter(self._said))]
-        verdict = Verdict(cycle, REPORTED, None)
-        verdict.behind = self._behind(verdict)
-        effects.verdicts.append(verdict)
+        effects.verdicts.append(facts.verdict(cycle, REPORTED, None))
 
     def _let_ahead(self, cycle: list[Edge], unit: Unit, effects: Effects) -> bool:
         if not any(edge.kind == SOFT for edge in cycle):
             return False
-        verdict = Verdict(cycle, REORDERED, None)
+        verdict = facts.verdict(cycle, REORDERED, None)
         moved: list[Entry] = []
         if not self._reorder(unit, moved):
             return False
@@ -179,7 +165,7 @@ class Judge:
         return next((cycle for cycle in cycles if cycle is not None), None)
 
     def _victim(self, cycle: list[Edge]) -> Wait | None:
-        blocked = self._engine.blocked
+        blocked = self._core.blocked
         waits = [
             wait for edge in cycle
             if (wait := edge.unit.wait) is not None and wait.state is states.WAITING
@@ -197,13 +183,7 @@ class Judge:
         """When an owner began, as a fence: that of its retries' beginning, or its oldest lease."""
         if owner.ticket is not None:
             return owner.ticket
-        return min((lease.token for lease in owner.leases), default=self._engine.fence + 1)
-
-    def _behind(self, verdict: Verdict) -> tuple[Unit, ...]:
-        inside = {fact.unit for fact in verdict.facts}
-        entries = [fact.wait.entry for fact in verdict.facts if fact.wait and fact.wait.entry]
-        queued = [wait.unit for entry in entries for wait in entry.queue]
-        return tuple(dict.fromkeys(unit for unit in queued if unit not in inside))
+        return min((lease.token for lease in owner.leases), default=self._core.fence + 1)
 
     # -- policies -------------------------------------------------------------
 
@@ -216,13 +196,13 @@ class Judge:
                 continue
             older = self.age(other) < mine
             if self._policy == "wait-die" and older and (owner.leases or wait.index):
-                self.refuse(wait, Verdict([edge], REFUSED, wait.unit, "wait-die"), effects)
+                self.refuse(wait, facts.verdict([edge], REFUSED, wait.unit, "wait-die"), effects)
             elif self._policy == "wound-wait" and not older and other.wounded is None:
                 self._wound(edge, other, effects)
 
     def _wound(self, edge: Edge, other: Unit, effects: Effects) -> None:
-        verdict = Verdict([edge, Edge(edge.target, HARD, edge.unit)], REFUSED, edge.target,
-                          "wound-wait")  # fmt: skip
+        circle = [edge, Edge(edge.target, HARD, edge.unit)]
+        verdict = facts.verdict(circle, REFUSED, edge.target, "wound-wait")
         wait = edge.target.wait
         if wait is not None:
             self.refuse(wait, verdict, effects)
@@ -237,7 +217,7 @@ class Judge:
         next_s = float("inf")
         if entry is None or wait.state is not states.WAITING:
             return next_s
-        now_ns = self._engine.monotonic_ns()
+        now_ns = self._core.monotonic_ns()
         fields = CONFLICT_FIELDS[wait.mode]
         for owner, counts in list(entry.holders.items()):
             if not counts & fields or owner is wait.owner:
@@ -246,7 +226,7 @@ class Judge:
                 if not any(entry is step[0] for step in lease.steps):
                     continue
                 if lease.expires_ns <= now_ns:
-                    self._engine.take_away(lease, "its term ended without a heartbeat", effects)
+                    self._core.take_away(lease, "its term ended without a heartbeat", effects)
                 else:
                     next_s = min(next_s, (lease.expires_ns - now_ns) / 1e9)
         return next_s

@@ -17,21 +17,23 @@ from opentelemetry.metrics import MeterProvider
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.locks.engine import AGING_NS, Engine
-from otel_memoir.locks.foreign import ForeignWait, bound, in_executor, join, waiting
+from otel_memoir.locks.foreign import bound, in_executor, join, waiting
 from otel_memoir.locks.forks import watch
-from otel_memoir.locks.judge import Judge, OnDeadlock, Policy
+from otel_memoir.locks.judge import OnDeadlock, Policy
+from otel_memoir.locks.keys import shape
 from otel_memoir.locks.lease import Lease, lease_of_all
 from otel_memoir.locks.metrics import LockMetrics
 from otel_memoir.locks.modes import X, mode_of
 from otel_memoir.locks.order import LockOrder, OrderFinding, OrderMode
+from otel_memoir.locks.parking import acquire_async
+from otel_memoir.locks.parts import ForeignWait, Unit
 from otel_memoir.locks.remote import make_victim
 from otel_memoir.locks.repair import recover
 from otel_memoir.locks.report import DeadlockReport
 from otel_memoir.locks.retry import again, again_async
 from otel_memoir.locks.snapshot import Snapshot, take
-from otel_memoir.locks.table import Table, shape
+from otel_memoir.locks.table import Table
 from otel_memoir.locks.telemetry import LockEvents, Telemetry
-from otel_memoir.locks.unit import Unit
 from otel_memoir.settings import Settings
 
 T = TypeVar("T")
@@ -71,9 +73,9 @@ class LockManager:
         # process grants 2**20 locks in each millisecond of its life.
         fence = time.time_ns() // 10**6 << 20
         self._engine = Engine(
-            Table(class_of), fence=fence, aging_ns=int(aging_s * 1e9), monotonic_ns=monotonic_ns
-        )
-        self._engine.judge = Judge(self._engine, on_deadlock=on_deadlock, policy=policy)
+            Table(class_of), fence=fence, aging_ns=int(aging_s * 1e9), monotonic_ns=monotonic_ns,
+            on_deadlock=on_deadlock, policy=policy,
+        )  # fmt: skip
         metrics = LockMetrics(self._engine, meter_provider)
         self._telemetry = Telemetry(
             metrics, events=settings.lock_events, long_wait_s=settings.lock_long_wait_s,
@@ -116,9 +118,9 @@ class LockManager:
         frame = sys._getframe(1)
         where = (frame.f_code, frame.f_lasti)
         lease = Lease(
-            self._engine, key, X if mode == "exclusive" else mode_of(mode), timeout, priority,
-            where,
-        )  # fmt: skip
+            key, X if mode == "exclusive" else mode_of(mode), timeout, priority, where
+        )
+        lease.engine = self._engine
         return lease if ttl is None else lease.limit(ttl, max_hold)
 
     def hold_all(
@@ -153,7 +155,7 @@ class LockManager:
         unit = engine.roll.here()
         try:
             if not engine.take(lease, owner):
-                await engine.parking.acquire_async(lease, unit, owner)
+                await acquire_async(engine, lease, unit, owner)
         except BaseException as error:
             recover(engine, lease, error)
             raise

@@ -9,15 +9,13 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
 from otel_memoir.diagnostics import complaints
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.lease import Lease
+from otel_memoir.locks.core import Core
+from otel_memoir.locks.parts import Claim
 
 SCOPE = "otel_memoir"
 LOCK_CLASS: Final = "memoir.lock.class"
@@ -34,8 +32,8 @@ class LockMetrics:
         provider: Of meters; the global one by default.
     """
 
-    def __init__(self, engine: Engine, provider: MeterProvider | None = None) -> None:
-        self._engine = weakref.ref(engine)
+    def __init__(self, core: Core, provider: MeterProvider | None = None) -> None:
+        self._core = weakref.ref(core)
         self._deadlocks: Counter[str] = Counter()
         meter = (provider or get_meter_provider()).get_meter(SCOPE)
         self._wait_time = meter.create_histogram(
@@ -61,23 +59,23 @@ class LockMetrics:
         """Record a wait."""
         self._wait_time.record(waited_s, {LOCK_CLASS: kind, OUTCOME: outcome})
 
-    def released(self, lease: Lease) -> None:
+    def released(self, lease: Claim) -> None:
         """Record how long a lock was held that others waited for."""
-        engine = self._engine()
-        if engine is not None:
-            held_ns = engine.monotonic_ns() - lease.acquired_ns
+        core = self._core()
+        if core is not None:
+            held_ns = core.monotonic_ns() - lease.acquired_ns
             self._hold_time.record(held_ns / 1e9, {LOCK_CLASS: lease.steps[-1][0].kind.name})
 
-    def _found(self, _: Engine) -> _Seen:
+    def _found(self, _: Core) -> _Seen:
         return [(count, {RESOLUTION: how}) for how, count in list(self._deadlocks.items())]
 
     def _guarded(
-        self, look: Callable[[Engine], _Seen]
+        self, look: Callable[[Core], _Seen]
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def callback(_: CallbackOptions) -> Iterable[Observation]:
-            engine = self._engine()
+            core = self._core()
             try:
-                seen = look(engine) if engine is not None else []
+                seen = look(core) if core is not None else []
             except Exception as error:  # noqa: BLE001 - a metric must not harm the host (promise 6)
                 complaints.say("lock metrics", f"cannot observe the locks: {error!r}")
                 seen = []
@@ -90,45 +88,45 @@ def _by_class(counts: dict[str, float]) -> _Seen:
     return [(count, {LOCK_CLASS: kind}) for kind, count in counts.items()]
 
 
-def _held(engine: Engine) -> _Seen:
-    with engine.mutex:
+def _held(core: Core) -> _Seen:
+    with core.mutex:
         kinds = Counter[str](
-            lease.steps[-1][0].kind.name for lease in engine.table.leases()
+            lease.steps[-1][0].kind.name for lease in core.table.leases()
         )
     return _by_class(dict(kinds))
 
 
-def _waiting(engine: Engine) -> _Seen:
-    with engine.mutex:
-        kinds = Counter[str](wait.steps[-1][0].kind.name for wait in engine.table.waits())
+def _waiting(core: Core) -> _Seen:
+    with core.mutex:
+        kinds = Counter[str](wait.steps[-1][0].kind.name for wait in core.table.waits())
     return _by_class(dict(kinds))
 
 
-def _oldest(engine: Engine) -> _Seen:
+def _oldest(core: Core) -> _Seen:
     oldest: dict[str, float] = {}
-    with engine.mutex:
-        now_ns = engine.monotonic_ns()
-        for wait in engine.table.waits():
+    with core.mutex:
+        now_ns = core.monotonic_ns()
+        for wait in core.table.waits():
             kind = wait.steps[-1][0].kind.name
             oldest[kind] = max(oldest.get(kind, 0.0), (now_ns - wait.arrival_ns) / 1e9)
     return _by_class(oldest)
 
 
-def _counter(name: str) -> Callable[[Engine], _Seen]:
-    def look(engine: Engine) -> _Seen:
-        with engine.mutex:
-            kinds = list(engine.table.classes.values())
+def _counter(name: str) -> Callable[[Core], _Seen]:
+    def look(core: Core) -> _Seen:
+        with core.mutex:
+            kinds = list(core.table.classes.values())
         return _by_class({kind.name: getattr(kind, name) for kind in kinds})
 
     return look
 
 
-_GAUGES: tuple[tuple[str, str, str, Callable[[Engine], _Seen]], ...] = (
+_GAUGES: tuple[tuple[str, str, str, Callable[[Core], _Seen]], ...] = (
     ("memoir.lock.held", "{lease}", "Leases that are held.", _held),
     ("memoir.lock.waiting", "{unit}", "Units that wait for a lock.", _waiting),
     ("memoir.lock.oldest_wait", "s", "The longest that anybody waits now.", _oldest),
 )
-_COUNTERS: tuple[tuple[str, str, str, Callable[[Engine], _Seen]], ...] = (
+_COUNTERS: tuple[tuple[str, str, str, Callable[[Core], _Seen]], ...] = (
     ("memoir.lock.acquired", "{lease}", "Locks that were granted.", _counter("acquired")),
     ("memoir.lock.contended", "{request}", "Requests that had to wait.", _counter("contended")),
     ("memoir.lock.timeouts", "{request}", "Requests whose time was over.", _counter("timeouts")),

@@ -7,74 +7,67 @@ waits, whoever asks next is told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from otel_memoir.errors import OwnerDiedError
 from otel_memoir.locks import states
-from otel_memoir.locks.lease import is_exclusive
+from otel_memoir.locks.core import Core
+from otel_memoir.locks.effects import Effects
 from otel_memoir.locks.modes import BIT, CONFLICT_BITS
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.effects import Effects
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.parts import Claim, Unit, Wait
 
 LOST_WHY = "its owner ended without letting go of it"
 
 
-def bury(engine: Engine, unit: Unit, effects: Effects) -> None:
+def bury(core: Core, unit: Unit, effects: Effects) -> None:
     """Take a dead unit out of its crews; an owner without a crew has died."""
-    engine.roll.strike_off(unit)
+    core.roll.strike_off(unit)
     if unit.wait is not None:
-        engine.fail(unit.wait, states.CANCELLED, None, effects)
+        core.fail(unit.wait, states.CANCELLED, None, effects)
     for owner in {unit, unit.owner}:
-        leave(engine, unit, owner, effects)
+        leave(core, unit, owner, effects)
 
 
-def leave(engine: Engine, unit: Unit, owner: Unit, effects: Effects) -> None:
+def leave(core: Core, unit: Unit, owner: Unit, effects: Effects) -> None:
     """A unit does not act for an owner any more. An owner without a crew has died."""
     owner.crew = tuple(member for member in owner.crew if member is not unit)
     if not owner.crew:
-        _settle_estate(engine, owner, effects)
+        _settle_estate(core, owner, effects)
 
 
-def bereaved(engine: Engine, wait: Wait, effects: Effects) -> bool:
+def bereaved(core: Core, wait: Wait, effects: Effects) -> bool:
     """Whether a wait is for a dead owner; it is told so, and the owner's lock is let go."""
     assert wait.entry is not None
     dead = [owner for owner in wait.entry.holders if not owner.crew]
     for owner in dead:
         for lease in list(owner.leases):
             if _in_the_way(lease, wait):
-                _tell(engine, lease, effects)
+                _tell(core, lease, effects)
     return wait.state is not states.WAITING
 
 
-def _settle_estate(engine: Engine, owner: Unit, effects: Effects) -> None:
+def _settle_estate(core: Core, owner: Unit, effects: Effects) -> None:
     for lease in list(owner.leases):
-        if not is_exclusive(lease):
-            engine.take_away(lease, LOST_WHY, effects)
+        if not lease.exclusive:
+            core.take_away(lease, LOST_WHY, effects)
         elif any(entry.queue for entry, _ in lease.steps):
-            _tell(engine, lease, effects)
+            _tell(core, lease, effects)
 
 
-def _tell(engine: Engine, lease: Lease, effects: Effects) -> None:
+def _tell(core: Core, lease: Claim, effects: Effects) -> None:
     queued = [wait for entry, _ in lease.steps for wait in entry.queue]
     told = [wait for wait in queued if _in_the_way(lease, wait)]
     for wait in told:
-        engine.fail(wait, states.DIED, _error(lease), effects)
+        core.fail(wait, states.DIED, _error(lease), effects)
     if told:
-        engine.take_away(lease, LOST_WHY, effects)
+        core.take_away(lease, LOST_WHY, effects)
 
 
-def _in_the_way(lease: Lease, wait: Wait) -> bool:
+def _in_the_way(lease: Claim, wait: Wait) -> bool:
     return any(
         entry is wait.entry and BIT[mode] & CONFLICT_BITS[wait.mode] for entry, mode in lease.steps
     )
 
 
-def _error(lease: Lease) -> OwnerDiedError:
+def _error(lease: Claim) -> OwnerDiedError:
     return OwnerDiedError(
         "wait for lock", target=lease.key, cause=f"{lease.unit} ended while it held it",
         hint="What it protects may be half written: check it, then ask for the lock again.",

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from otel_memoir.errors import LockOrderError
-from otel_memoir.locks.lease import wants
+from otel_memoir.locks.keys import canonical
+from otel_memoir.locks.parts import Claim, Unit
 from otel_memoir.locks.report import Where, place
-from otel_memoir.locks.table import canonical
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.table import Table
-    from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.table import Table
 
 OrderMode = Literal["off", "warn", "raise"]
 
@@ -74,12 +70,12 @@ class LockOrder:
         self._said: set[tuple[str, str]] = set()
         self.findings: list[OrderFinding] = []
 
-    def check(self, owner: Unit, lease: Lease) -> OrderFinding | None:
+    def check(self, owner: Unit, lease: Claim) -> OrderFinding | None:
         """Draw the edges of a request; return what is wrong with it, each thing once."""
         found: OrderFinding | None = None
         for held in list(owner.leases):
-            for old, _ in wants(held):
-                for new, _ in wants(lease):
+            for old, _ in held.wants:
+                for new, _ in lease.wants:
                     found = self._edge(old, new, held.where, lease.where) or found
         if found is not None and len(self.findings) < FINDINGS_MAX:
             self.findings.append(found)

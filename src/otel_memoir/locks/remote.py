@@ -8,15 +8,13 @@ of this process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from otel_memoir.locks import states
 from otel_memoir.locks.effects import Effects
-from otel_memoir.locks.report import Verdict
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.report import DeadlockReport
+from otel_memoir.locks.engine import Engine
+from otel_memoir.locks.facts import victim_fact
+from otel_memoir.locks.report import DeadlockReport, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +70,11 @@ def make_victim(engine: Engine, unit: str, report: DeadlockReport) -> bool:
         wait = next((one for one in engine.table.waits() if one.unit.id == unit), None)
         if wait is None:
             return False
-        verdict = Verdict.of(report, wait.unit)
+        verdict = Verdict.of(report, victim_fact(wait))
         wait.verdict = verdict
         engine.judge.count(wait.owner)
         engine.fail(wait, states.VICTIM, None, effects)
         effects.verdicts.append(verdict)
         engine.settle(effects)
-    effects.run(engine)
+    engine.pay(effects)
     return True

@@ -8,31 +8,26 @@ them, and are derived anew here.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from otel_memoir.errors import LockError
+from otel_memoir.locks import queueing
 from otel_memoir.locks.effects import Effects
-from otel_memoir.locks.modes import ONE
+from otel_memoir.locks.engine import Engine
+from otel_memoir.locks.parts import Claim, Unit
 from otel_memoir.locks.states import HELD, WAITING
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.table import Entry
-    from otel_memoir.locks.unit import Unit
 
 # What the engine itself raises, or has an answer to, leaves the table right.
 _EXPECTED = (LockError, asyncio.CancelledError, GeneratorExit)
 
 
-def recover(engine: Engine, lease: Lease, error: BaseException) -> None:
+def recover(engine: Engine, lease: Claim, error: BaseException) -> None:
     """Let go of a lease whose operation ended with an exception."""
     if not isinstance(error, _EXPECTED) and not engine.inside():
         _rebuild(engine, lease)
     engine.release(lease, None)
 
 
-def _rebuild(engine: Engine, lease: Lease) -> None:
+def _rebuild(engine: Engine, lease: Claim) -> None:
     effects = Effects()
     with engine.mutex:
         if lease.state is HELD and lease.owner is not None:
@@ -50,7 +45,7 @@ def _rebuild(engine: Engine, lease: Lease) -> None:
             _count_again(engine, unit)
         effects.dirty += [entry for entry in entries if entry.queue]
         engine.settle(effects)
-    effects.run(engine)
+    engine.pay(effects)
 
 
 def _count_again(engine: Engine, unit: Unit) -> None:
@@ -58,19 +53,13 @@ def _count_again(engine: Engine, unit: Unit) -> None:
         unit.leases.discard(lease)
     for lease in unit.leases:
         for entry, mode in lease.steps:
-            _add(entry, unit, mode)
+            queueing.add(unit, entry, mode)
     wait = unit.wait
     if wait is None or wait.state is not WAITING:
         unit.wait = None
         return
     for entry, mode in wait.steps[: wait.index]:
-        _add(entry, wait.owner, mode)
+        queueing.add(wait.owner, entry, mode)
     entry, wait.mode = wait.steps[wait.index]
     if wait not in entry.queue:
-        wait.order = engine.order_of(wait, entry)
-        engine.enqueue(wait, entry)
-
-
-def _add(entry: Entry, owner: Unit, mode: int) -> None:
-    entry.holders[owner] = entry.holders.get(owner, 0) + ONE[mode]
-    entry.total += ONE[mode]
+        queueing.enqueue(wait, entry, engine.aging_ns)

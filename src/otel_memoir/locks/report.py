@@ -5,16 +5,11 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
 
 from otel_memoir.locks.modes import NAMES
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.graph import Edge
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.unit import Unit
 
 REFUSED, REORDERED, REPORTED = "refused", "reordered", "reported"
 
@@ -120,55 +115,73 @@ class DeadlockReport:
 
 
 class Fact(NamedTuple):
-    """What was true of one edge of the circle, before anything was done about it."""
+    """What was true of one edge of the circle, before anything was done about it.
 
-    unit: Unit
+    Attributes:
+        unit: The id of the unit that waits.
+
+        kind: What for, as in ``Participant``.
+
+        context: Where it is told that it was part of this.
+
+        held: Of each lock in its hands: key, mode, fence, and where it was taken.
+
+        timed: Whether its wait has a timeout.
+    """
+
+    unit: str
     kind: str
-    wait: Wait | None
     key: str
     mode: int
+    priority: int
+    timed: bool
     context: Any
     where: Where | None
     held: tuple[tuple[str, int, int, Where], ...]
 
 
 class Verdict:
-    """A deadlock as it was found. ``report`` makes the value of it, once, outside the mutex."""
+    """A deadlock as it was found. ``report`` makes the value of it, once, outside the mutex.
+
+    Args:
+        facts: One for each edge of the circle.
+
+        victim: The id of the unit that is refused.
+
+        behind: Ids of units that are not in the circle but wait for one that is.
+    """
 
     __slots__ = ("_report", "behind", "facts", "id", "reason", "resolution", "victim")
 
     def __init__(
-        self, cycle: list[Edge], resolution: str, victim: Unit | None, reason: str = "deadlock"
-    ) -> None:
+        self, facts: tuple[Fact, ...], resolution: str, victim: str | None,
+        reason: str = "deadlock", behind: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.id = uuid.uuid4().hex
-        self.facts = [_fact(edge) for edge in cycle]
-        self.resolution, self.victim, self.reason = resolution, victim, reason
-        self.behind: tuple[Unit, ...] = ()
+        self.facts, self.resolution, self.victim = facts, resolution, victim
+        self.reason, self.behind = reason, behind
         self._report: DeadlockReport | None = None
 
     @classmethod
-    def of(cls, report: DeadlockReport, victim: Unit) -> Verdict:
+    def of(cls, report: DeadlockReport, fact: Fact) -> Verdict:
         """A verdict that was made elsewhere, on a unit of this process."""
-        verdict = cls([], report.resolution, victim, report.reason)
+        verdict = cls((fact,), report.resolution, fact.unit, report.reason)
         verdict.id, verdict._report = report.id, report
-        verdict.facts = [_victim_fact(victim)]
         return verdict
 
     def report(self) -> DeadlockReport:
         """The report; asked for twice, it is equal."""
         if self._report is None:
             self._report = DeadlockReport(
-                id=self.id, resolution=self.resolution, reason=self.reason,
+                id=self.id, resolution=self.resolution, reason=self.reason, behind=self.behind,
                 participants=tuple(self._participant(fact) for fact in self.facts),
-                behind=tuple(unit.id for unit in self.behind),
             )  # fmt: skip
         return self._report
 
     def _participant(self, fact: Fact) -> Participant:
         span = trace.get_current_span(fact.context).get_span_context()
-        wait = fact.wait
         return Participant(
-            unit=fact.unit.id, role="victim" if fact.unit is self.victim else "survivor",
+            unit=fact.unit, role="victim" if fact.unit == self.victim else "survivor",
             waits_for=fact.kind, key=fact.key, mode=NAMES[fact.mode] if fact.key else "",
             held=tuple(
                 Holding(key=key, mode=NAMES[mode], fencing_token=token, acquired_at=place(where))
@@ -176,27 +189,8 @@ class Verdict:
             ),
             trace_id=trace.format_trace_id(span.trace_id) if span.is_valid else "",
             span_id=trace.format_span_id(span.span_id) if span.is_valid else "",
-            waiting_at=place(fact.where),
-            priority=wait.priority if wait else 0,
-            resolves_by_timeout=bool(wait and wait.deadline_s is not None),
+            waiting_at=place(fact.where), priority=fact.priority, resolves_by_timeout=fact.timed,
         )  # fmt: skip
-
-
-def _fact(edge: Edge) -> Fact:
-    unit, wait = edge.unit, edge.unit.wait
-    foreign = unit.foreign[-1] if unit.foreign else None
-    of = wait or foreign
-    return Fact(
-        unit, edge.kind, wait, wait.entry.key if wait and wait.entry else "",
-        wait.mode if wait else 0, of.context if of else None, of.where if of else None,
-        tuple((lease.key, lease.mode, lease.token, lease.where) for lease in unit.owner.leases),
-    )  # fmt: skip
-
-
-def _victim_fact(unit: Unit) -> Fact:
-    wait = unit.wait
-    assert wait is not None and wait.entry is not None
-    return Fact(unit, "lock", wait, wait.entry.key, wait.mode, wait.context, wait.where, ())
 
 
 def place(where: Where | None) -> str:

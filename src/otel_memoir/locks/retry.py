@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from otel_memoir.errors import DeadlockError
-from otel_memoir.locks.lease import Lease
+from otel_memoir.locks import parking
+from otel_memoir.locks.engine import Engine
 from otel_memoir.locks.modes import NAMES
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.report import Where
-    from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.parts import Claim, Unit
+from otel_memoir.locks.report import Where
 
 T = TypeVar("T")
 
@@ -37,10 +35,10 @@ def again(
                 if not may_retry or owner.leases or attempt == attempts:
                     raise
                 refused = error
-            wanted = _refused(engine, refused, where)
+            wanted = _refused(refused, where)
             if wanted is not None:
-                with wanted:
-                    pass
+                parking.acquire(engine, wanted, engine.roll.here())
+                engine.release(wanted, None)
     raise AssertionError("unreachable")
 
 
@@ -58,10 +56,10 @@ async def again_async(
                 if not may_retry or owner.leases or attempt == attempts:
                     raise
                 refused = error
-            wanted = _refused(engine, refused, where)
+            wanted = _refused(refused, where)
             if wanted is not None:
-                async with wanted:
-                    pass
+                await parking.acquire_async(engine, wanted, engine.roll.here(), owner)
+                engine.release(wanted, None)
     raise AssertionError("unreachable")
 
 
@@ -90,8 +88,8 @@ def _aged(engine: Engine, owner: Unit) -> Iterator[bool]:
         owner.ticket, owner.refusals = None, 0
 
 
-def _refused(engine: Engine, error: DeadlockError, where: Where) -> Lease | None:
+def _refused(error: DeadlockError, where: Where) -> Claim | None:
     victim = error.report.victim
     if victim is None or not victim.key:
         return None
-    return Lease(engine, victim.key, NAMES.index(victim.mode), None, victim.priority, where)
+    return Claim(victim.key, NAMES.index(victim.mode), None, victim.priority, where)

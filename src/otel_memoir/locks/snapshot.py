@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from otel_memoir.locks import states
-from otel_memoir.locks.modes import BIT, CONFLICT_BITS, NAMES, held_mode
+from otel_memoir.locks.core import Core
+from otel_memoir.locks.graph import Edge
+from otel_memoir.locks.modes import NAMES, held_mode
+from otel_memoir.locks.parts import Claim, Entry, Unit, Wait
 from otel_memoir.locks.report import DeadlockReport, place
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.engine import Engine
-    from otel_memoir.locks.graph import Edge
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.table import Entry
-    from otel_memoir.locks.unit import Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +86,22 @@ class Snapshot:
         return arrows_to_mermaid(self.graph)
 
 
-def take(engine: Engine, deadlocks: tuple[DeadlockReport, ...]) -> Snapshot:
+def take(core: Core, deadlocks: tuple[DeadlockReport, ...]) -> Snapshot:
     """Look at everything at once."""
-    with engine.mutex:
-        now_ns = engine.monotonic_ns()
-        busy = [entry for entry in engine.table.entries.values() if not entry.idle]
+    with core.mutex:
+        now_ns = core.monotonic_ns()
+        busy = [entry for entry in core.table.entries.values() if not entry.idle]
         holders = [(entry, _holders(entry)) for entry in busy]
         waiters = [list(entry.queue) for entry in busy]
         modes = [[wait.mode for wait in queue] for queue in waiters]
         edges = [
-            (edge, _key(edge)) for unit in _units(engine) for edge in engine.graph.edges(unit)
+            (edge, _key(edge)) for unit in _units(core) for edge in core.graph.edges(unit)
         ]
         classes = {
             kind.name: {
                 "acquired": kind.acquired, "contended": kind.contended, "timeouts": kind.timeouts
             }
-            for kind in engine.table.classes.values()
+            for kind in core.table.classes.values()
         }
     keys = tuple(
         KeyState(
@@ -128,23 +122,23 @@ def _key(edge: Edge) -> str:
     return wait.entry.key if wait and wait.entry and edge.kind in ("lock", "queue") else ""
 
 
-def _units(engine: Engine) -> list[Unit]:
-    return [unit for unit in engine.roll.living() if unit.wait or unit.foreign]
+def _units(core: Core) -> list[Unit]:
+    return [unit for unit in core.roll.living() if unit.wait or unit.foreign]
 
 
-def _holders(entry: Entry) -> list[tuple[Unit, int, Lease | None]]:
+def _holders(entry: Entry) -> list[tuple[Unit, int, Claim | None]]:
     return [
         (owner, held_mode(counts) or 0, _lease(owner, entry))
         for owner, counts in entry.holders.items()
     ]
 
 
-def _lease(owner: Unit, entry: Entry) -> Lease | None:
+def _lease(owner: Unit, entry: Entry) -> Claim | None:
     mine = (one for one in owner.leases if any(entry is step[0] for step in one.steps))
     return next(mine, None)
 
 
-def _holder(now_ns: int, owner: Unit, mode: int, lease: Lease | None) -> Holder:
+def _holder(now_ns: int, owner: Unit, mode: int, lease: Claim | None) -> Holder:
     return Holder(
         unit=owner.id, mode=NAMES[mode],
         held_s=(now_ns - lease.acquired_ns) / 1e9 if lease else 0.0,
@@ -205,16 +199,3 @@ def _mermaid(text: str) -> str:
     # What a name of a thread or key can hold and Mermaid would read as its own syntax.
     codes = {'"': "#quot;", "#": "#35;", "<": "#lt;", ">": "#gt;", "\n": " ", "`": "#96;"}
     return "".join(codes.get(letter, letter) for letter in text)
-
-
-def in_the_way(wait: Wait) -> Lease | Wait | None:
-    """What a wait waits for first: a lease, or another wait that is ahead."""
-    entry = wait.entry
-    if entry is None or wait.state is not states.WAITING:
-        return None
-    bits = CONFLICT_BITS[wait.mode]
-    for owner in entry.holders:
-        for lease in owner.leases if owner is not wait.owner else ():
-            if any(entry is step[0] and bits & BIT[step[1]] for step in lease.steps):
-                return lease
-    return next((one for one in entry.queue if one is not wait), None)

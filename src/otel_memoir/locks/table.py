@@ -7,64 +7,14 @@ there is no graph to maintain, and nothing of one to leak.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from otel_memoir.errors import LockError
-from otel_memoir.locks.modes import INTENT, ONE, join
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.request import Wait
-    from otel_memoir.locks.unit import Unit
+from otel_memoir.locks.keys import canonical, paths
+from otel_memoir.locks.modes import join
+from otel_memoir.locks.parts import Claim, Entry, LockClass, Step, Steps, Wait
 
 IDLE_MAX = 4096
 CLASSES_MAX = 1000
 OTHER = "other"
-
-
-class LockClass:
-    """What is counted of all keys of a class. Written under the mutex."""
-
-    __slots__ = ("acquired", "contended", "name", "timeouts")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.acquired = self.contended = self.timeouts = 0
-
-
-class Entry:
-    """One key.
-
-    Attributes:
-        holders: How often each owner holds it in each mode, counted in fields (``modes``).
-
-        total: The sum of ``holders``.
-
-        queue: Who waits, in the order in which they are to be served.
-
-        steps: By mode, what has to be taken, and how, to hold the key: ancestors first.
-    """
-
-    __slots__ = ("holders", "key", "kind", "queue", "steps", "total")
-
-    def __init__(self, key: str, kind: LockClass, ancestors: tuple[Entry, ...]) -> None:
-        self.key, self.kind = key, kind
-        self.holders: dict[Unit, int] = {}
-        self.total = 0
-        self.queue: list[Wait] = []
-        self.steps: tuple[Steps, ...] = tuple(
-            (*((entry, INTENT[mode]) for entry in ancestors), (self, mode))
-            for mode in range(len(ONE))
-        )
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is known of it."""
-        return not self.holders and not self.queue
-
-
-Step = tuple[Entry, int]
-Steps = tuple[Step, ...]
 
 
 class Table:
@@ -92,7 +42,7 @@ class Table:
             ancestors = (*ancestors, entry)
         return ancestors[-1]
 
-    def leases(self) -> set[Lease]:
+    def leases(self) -> set[Claim]:
         """All leases that are held."""
         owners = {owner for entry in self.entries.values() for owner in entry.holders}
         return {lease for owner in owners for lease in owner.leases}
@@ -115,27 +65,6 @@ class Table:
         self._limit = max(IDLE_MAX, 2 * len(self.entries))
 
 
-def paths(key: str) -> list[str]:
-    """A key and its ancestors, root first; a malformed key is an error."""
-    if not isinstance(key, str) or not all(key.split("/")):
-        raise LockError(
-            "lock", target=repr(key), cause="it is no key",
-            hint="A key is a non-empty str, its parts separated by single slashes: "
-            "store, store/collection, store/collection/record.",
-        )  # fmt: skip
-    parts = key.split("/")
-    return ["/".join(parts[: end + 1]) for end in range(len(parts))]
-
-
-def shape(key: str) -> str:
-    """The class of a key unless the application says another: its store, and its depth.
-
-    Keys without a slash are one class: their number grows with the data.
-    """
-    store, *below = key.split("/")
-    return "/".join([store, *("*" for _ in below)]) if below else "*"
-
-
 def merged(paths_by_steps: list[Steps]) -> Steps:
     """The steps to several keys as one: each entry once, in canonical order."""
     modes: dict[str, Step] = {}
@@ -144,8 +73,3 @@ def merged(paths_by_steps: list[Steps]) -> Steps:
             known = modes.get(entry.key)
             modes[entry.key] = (entry, mode if known is None else join(known[1], mode))
     return tuple(modes[key] for key in sorted(modes, key=canonical))
-
-
-def canonical(key: str) -> list[str]:
-    """What keys are sorted by: an ancestor comes before what is below it."""
-    return key.split("/")

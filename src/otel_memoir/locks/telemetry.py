@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from opentelemetry._logs import (
     Logger,
@@ -30,14 +30,10 @@ from otel_memoir.events.record import severity_text
 from otel_memoir.events.sentence import sentence
 from otel_memoir.events.tables import EVENTS
 from otel_memoir.locks import states
+from otel_memoir.locks.metrics import LockMetrics
 from otel_memoir.locks.modes import NAMES
-from otel_memoir.locks.report import DeadlockReport, Participant
-
-if TYPE_CHECKING:
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.metrics import LockMetrics
-    from otel_memoir.locks.report import Verdict
-    from otel_memoir.locks.request import Wait
+from otel_memoir.locks.parts import Claim, Wait
+from otel_memoir.locks.report import DeadlockReport, Participant, Verdict
 
 SCOPE = "otel_memoir.ops"
 DEADLOCKS_KEPT = 32
@@ -74,7 +70,7 @@ class Telemetry:
         self._metrics.deadlocks(report.resolution)
         spans: set[int] = set()
         told: set[str] = set()
-        contexts = {fact.unit.id: fact.context for fact in verdict.facts}
+        contexts = {fact.unit: fact.context for fact in verdict.facts}
         for participant in report.participants:
             if participant.unit not in told and not participant.remote:
                 told.add(participant.unit)
@@ -96,7 +92,7 @@ class Telemetry:
             self._link(wait)
             self._emit(wait.context, names.EVENT_LOCK_CONTENDED, self._of_wait(wait, waited_s))
 
-    def on_lost(self, lease: Lease) -> None:
+    def on_lost(self, lease: Claim) -> None:
         """A lease was taken away."""
         self._emit(lease.context, names.EVENT_LOCK_LOST, {
             names.LOCK_KEY: lease.key, names.LOCK_MODE: lease.mode_name,

@@ -1,9 +1,4 @@
-"""Units: the threads and tasks that hold and wait, and how one knows which it is.
-
-A unit is an execution unit, never a span: children of ``gather`` inherit their parent's span
-and would share its "exclusive" lock without knowing. Who shares a lock says so: while a unit
-*acts for* another one (``LockManager.bind``), that one is the owner of what it takes, and
-the owner is able to go on as long as one of its ``crew`` is.
+"""The roll: which threads and tasks are there, and which of them calls.
 
 Nothing here takes the manager's mutex in a finaliser: what has died is put on a deque.
 """
@@ -11,74 +6,15 @@ Nothing here takes the manager's mutex in a finaliser: what has died is put on a
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import threading
 import weakref
 from asyncio import _get_running_loop  # exported, not documented
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_memoir.locks.foreign import ForeignWait
-    from otel_memoir.locks.lease import Lease
-    from otel_memoir.locks.request import Wait
-
-_serials = itertools.count(1)
-
-
-class Unit:
-    """One thread or one task.
-
-    Attributes:
-        owner: Whom it takes locks for: itself, unless it acts for another.
-
-        crew: The living units that take locks for this one. Empty: it is dead.
-
-        leases: What is held for it.
-
-        wait: The lock it waits for now.
-
-        foreign: What else it waits for now, as far as that was declared.
-
-        thread_ident: The thread it runs in: when that one blocks, the unit stands still.
-
-        ticket: Its age: a stamp that it keeps through retries. None: that of its oldest lease.
-
-        refusals: How often in a row it was the victim of a deadlock.
-
-        refused_at: The fence of the last time: what it held then does not end the row.
-
-        wounded: An older unit waits for it: its next wait is refused (wound-wait).
-    """
-
-    __slots__ = (
-        "__weakref__", "crew", "foreign", "kind", "leases", "name", "owner", "pid", "refusals",
-        "refused_at", "serial", "task", "thread_ident", "ticket", "wait", "wounded",
-    )  # fmt: skip
-
-    def __init__(self, kind: str, name: str, task: weakref.ref[Any] | None = None) -> None:
-        self.kind, self.name, self.task = kind, name, task
-        self.serial, self.pid = next(_serials), os.getpid()
-        self.thread_ident = threading.get_ident()
-        self.owner: Unit = self
-        self.crew: tuple[Unit, ...] = (self,)
-        self.leases: set[Lease] = set()
-        self.wait: Wait | None = None
-        self.foreign: list[ForeignWait] = []
-        self.ticket: int | None = None
-        self.refusals = self.refused_at = 0
-        self.wounded: Any = None
-
-    @property
-    def id(self) -> str:
-        """Stable, and unique on this host while the process lives."""
-        return f"{self.kind}:{self.name}/{self.pid}.{self.serial}"
-
-    def __repr__(self) -> str:
-        return f"<Unit {self.id}>"
+from otel_memoir.locks.parts import Unit
 
 
 class _Anchor:
