@@ -296,6 +296,12 @@ def test_nonsense_in_json_is_refused_in_words_or_passed_on(
             assert isinstance(read(document), (MemoryEvent, Opaque))
 
 
+def test_a_number_that_is_infinite_is_refused_in_words() -> None:
+    """JSON has none, but Python reads and writes one."""
+    with pytest.raises(EventError):
+        from_cloud_event({**to_cloud_event(full_event()), "sequence": float("inf")})
+
+
 @PATIENT
 @given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 255))
 def test_nonsense_in_bytes_is_refused_in_words_or_passed_on(

@@ -21,7 +21,7 @@ from otel_memoir.events.lost_updates import LostUpdate, lost_updates
 from otel_memoir.events.model import SCHEMA_VERSION, MemoryEvent, TraceRef
 from otel_memoir.events.otlp import from_otlp, from_otlp_request, to_otlp
 from otel_memoir.events.otlp_json import from_otlp_json, from_otlp_json_request, to_otlp_json
-from otel_memoir.events.record import Opaque
+from otel_memoir.events.reading import Opaque
 from otel_memoir.events.renamed import renamed
 
 __all__ = [

@@ -19,7 +19,8 @@ from otel_memoir.events import names
 from otel_memoir.events.content import Capture
 from otel_memoir.events.model import MemoryEvent, TraceRef
 from otel_memoir.events.otlp_json import from_any_value, to_any_value
-from otel_memoir.events.record import Opaque, Record, parsed, read, write
+from otel_memoir.events.reading import Opaque, parsed, read, write
+from otel_memoir.events.record import Record
 
 _FORM = "CloudEvents"
 _SOURCE = "urn:otel-memoir:stream"

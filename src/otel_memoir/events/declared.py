@@ -7,7 +7,7 @@ from opentelemetry._logs import LogRecord
 from otel_memoir.events import names
 from otel_memoir.events.log_record import from_log_record
 from otel_memoir.events.model import MemoryEvent
-from otel_memoir.events.record import Opaque
+from otel_memoir.events.reading import Opaque
 from otel_memoir.events.tables import EVENTS
 
 

@@ -15,7 +15,8 @@ from opentelemetry.trace import (
 
 from otel_memoir.events.content import Capture
 from otel_memoir.events.model import MemoryEvent, TraceRef
-from otel_memoir.events.record import Opaque, Record, parsed, read, severity_text, write
+from otel_memoir.events.reading import Opaque, parsed, read, write
+from otel_memoir.events.record import Record, severity_text
 
 _FORM = "LogRecord"
 

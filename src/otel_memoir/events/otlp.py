@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from otel_memoir.events.content import Capture
 from otel_memoir.events.model import MemoryEvent
-from otel_memoir.events.record import Opaque, read, write
+from otel_memoir.events.reading import Opaque, read, write
 
 _FORM = "OTLP"
 

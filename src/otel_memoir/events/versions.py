@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from otel_memoir.errors import EventError
 from otel_memoir.events import names
+from otel_memoir.events.record import Record
 
-if TYPE_CHECKING:
-    from otel_memoir.events.record import Record
-
-    Upcaster = Callable[[Record], Record]
+Upcaster = Callable[[Record], Record]
 
 
 class Upcasters:
