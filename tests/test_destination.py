@@ -31,10 +31,11 @@ from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_memoir.delivery.destination import Destination, make_sender, resolve_destination
+from otel_memoir.delivery.destination import Destination, resolve_destination
 from otel_memoir.delivery.grpc import GrpcSender
 from otel_memoir.delivery.http import HttpSender
 from otel_memoir.delivery.outcome import Verdict
+from otel_memoir.delivery.senders import make_sender
 from otel_memoir.errors import SettingsError
 from otel_memoir.settings import Settings
 from otel_memoir.testing import RecordedRequest, ScriptedCollector

@@ -69,6 +69,58 @@ def test_the_import_rule_sees_an_upward_import() -> None:
     assert upward_imports(SOURCE / "spool" / "store.py", {"otel_memoir.delivery.courier"})
 
 
+def module_graph(paths: list[Path], top: Path) -> dict[str, set[str]]:
+    """Which of some modules import which: for types, or inside a function, too."""
+    names = {path: ".".join(path.relative_to(top).with_suffix("").parts) for path in paths}
+    known = {name.removesuffix(".__init__"): name for name in names.values()}
+    graph: dict[str, set[str]] = {}
+    for path, name in names.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # ``from package import module`` is about the module, not about the package.
+                longer = [f"{node.module}.{alias.name}" for alias in node.names]
+                wanted = [one if one in known else node.module for one in longer]
+            else:
+                continue
+            graph.setdefault(name, set()).update(known[one] for one in wanted if one in known)
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules each of which imports the next, and the last the first; empty: there is none."""
+    done: set[str] = set()
+
+    def walk(trail: list[str]) -> list[str]:
+        for after in sorted(graph.get(trail[-1], set()) - done):
+            if after in trail:
+                return trail[trail.index(after) :]
+            if found := walk([*trail, after]):
+                return found
+        done.add(trail[-1])
+        return []
+
+    return next((found for name in sorted(graph) if (found := walk([name]))), [])
+
+
+@pytest.mark.parametrize("folder", sorted({room(path) for path in modules()}))
+def test_no_module_of_a_room_imports_one_that_imports_it(folder: str) -> None:
+    """Not even for types: each room can be read from the bottom up."""
+    paths = [path for path in modules() if room(path) == folder]
+    assert circle(module_graph(paths, SOURCE.parent)) == []
+
+
+def test_the_rule_of_circles_sees_one_that_is_for_types_only(tmp_path: Path) -> None:
+    """Negative control."""
+    (tmp_path / "low.py").write_text("if TYPE_CHECKING:\n    from house import high\n")
+    (tmp_path / "high.py").write_text("def f():\n    import house.middle\n")
+    (tmp_path / "middle.py").write_text("from house.low import name\n")
+    house = tmp_path.rename(tmp_path.with_name("house"))
+    found = circle(module_graph(sorted(house.iterdir()), house.parent))
+    assert sorted(found) == ["house.high", "house.low", "house.middle"]
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_what_is_foreign_stays_in_its_room(path: Path) -> None:
     """sqlite3 in the spool and its couriers' errors, the unstable SDK signal in one module."""

@@ -19,10 +19,11 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # no types
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from otel_memoir.delivery.destination import Destination, make_sender
+from otel_memoir.delivery.destination import Destination
 from otel_memoir.delivery.grpc import GrpcSender
 from otel_memoir.delivery.http import RESPONSE_BYTES_MAX, HttpSender
 from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.delivery.senders import make_sender
 from otel_memoir.testing import Answer, FakeClock, RecordedRequest, ScriptedCollector
 
 Sender = HttpSender | GrpcSender
@@ -623,7 +624,8 @@ def test_a_fork_child_makes_its_own_grpc_channel(collector: ScriptedCollector) -
     """In a process of its own, and more than once: what it guards against comes and goes."""
     code = (
         "import os, sys, warnings\n"
-        "from otel_memoir.delivery.destination import Destination, make_sender\n"
+        "from otel_memoir.delivery.destination import Destination\n"
+        "from otel_memoir.delivery.senders import make_sender\n"
         "warnings.simplefilter('ignore')\n"
         "s = make_sender(Destination(protocol='grpc', endpoint=sys.argv[1], insecure=True))\n"
         "first = s.send(b'', timeout=5.0).code\n"
@@ -650,7 +652,8 @@ def test_half_a_client_certificate_does_not_end_the_process(missing: str) -> Non
     """gRPC's core aborts on it, and would take the application with it."""
     code = (
         "import sys\n"
-        "from otel_memoir.delivery.destination import Destination, make_sender\n"
+        "from otel_memoir.delivery.destination import Destination\n"
+        "from otel_memoir.delivery.senders import make_sender\n"
         "it = {sys.argv[1]: sys.executable}\n"
         "s = make_sender(Destination(protocol='grpc', endpoint='127.0.0.1:1', **it))\n"
         "print(s.send(b'').verdict.name)\n"
@@ -677,7 +680,8 @@ def test_making_a_destination_imports_no_network_library() -> None:
         "import sys, otel_memoir.delivery.destination as d, otel_memoir.delivery.outcome\n"
         "d.Destination()\n"
         "print([m for m in ('requests', 'grpc', 'urllib3') if m in sys.modules])\n"
-        "d.make_sender(d.Destination())\n"
+        "from otel_memoir.delivery.senders import make_sender\n"
+        "make_sender(d.Destination())\n"
         "print([m for m in ('requests', 'grpc') if m in sys.modules])\n"
     )
     ran = subprocess.run(

@@ -14,17 +14,13 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
 from otel_memoir.errors import SettingsError
 from otel_memoir.settings import Protocol, Settings
-
-if TYPE_CHECKING:
-    from otel_memoir.delivery.grpc import GrpcSender
-    from otel_memoir.delivery.http import HttpSender
 
 DEFAULT_TIMEOUT_S = 10.0
 TIMEOUT_MAX_S = 86400.0
@@ -249,19 +245,3 @@ def _timeout_s(look: _Look) -> float:
         cause=f"{said!r} is not a number of seconds above 0 and up to {TIMEOUT_MAX_S:.0f}",
         hint="In Python it is in seconds.",
     )
-
-
-
-def make_sender(destination: Destination) -> HttpSender | GrpcSender:
-    """Make the sender for a destination. It opens nothing before its first request.
-
-    ``requests`` and ``grpc`` are imported here and not before: an application that only
-    writes should not pay for them.
-    """
-    if destination.protocol == "grpc":
-        from otel_memoir.delivery.grpc import GrpcSender
-
-        return GrpcSender(destination)
-    from otel_memoir.delivery.http import HttpSender
-
-    return HttpSender(destination)

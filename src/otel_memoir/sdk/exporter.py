@@ -46,7 +46,7 @@ class DurableLogExporter(PipelineHolder, LogRecordExporter):
             SUCCESS if every record of it is stored; what the SDK does with a FAILURE
             is to drop the batch, so the refused ones are counted here.
         """
-        fresh = [record for record in batch if not is_stored(record, self.pipeline)]
+        fresh = [record for record in batch if not is_stored(record, self.pipeline.mark)]
         if fresh and not self._looked:
             self._looked = True
             self._look_behind()

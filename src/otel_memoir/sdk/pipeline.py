@@ -19,10 +19,11 @@ from opentelemetry.context import get_value
 
 from otel_memoir.clock import Clock, shared_clock
 from otel_memoir.delivery import Courier
-from otel_memoir.delivery.destination import make_sender, resolve_destination
+from otel_memoir.delivery.destination import resolve_destination
 from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.delivery.encoding import StampTemplate, encode_record
 from otel_memoir.delivery.lazy_sender import LazySender
+from otel_memoir.delivery.senders import make_sender
 from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
 from otel_memoir.observe import observe, observe_clock, observe_hybrid
 from otel_memoir.sdk.bell import Bell

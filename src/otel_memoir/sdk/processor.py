@@ -39,7 +39,7 @@ class DurableLogRecordProcessor(PipelineHolder, LogRecordProcessor):
             complaints.say("emit", f"a record could not be stored: {error!r}")
             return
         if not isinstance(stored, Refused):
-            mark_stored(log_record, self.pipeline)
+            mark_stored(log_record, self.pipeline.mark)
 
     def enabled(
         self,

@@ -80,7 +80,7 @@ class ScriptedCollector:
         self._stopping.clear()
         self._released.clear()
         if self._http is None:
-            self._http = HttpServer(self, self._http_port)
+            self._http = HttpServer(self.receive, self.pause, self.tls, self._http_port)
             self._http_port = self._http.server_port
             self._http.start()
         if self._grpc_port and self._grpc is None:
@@ -101,7 +101,9 @@ class ScriptedCollector:
 
     def _start_grpc(self) -> None:
         self._executor = ThreadPoolExecutor(8, thread_name_prefix=self._executor_name)
-        self._grpc, self._grpc_port = start_grpc(self, self._executor, self._grpc_port)
+        self._grpc, self._grpc_port = start_grpc(
+            self.receive, self.tls, self._executor, self._grpc_port
+        )
 
     # -- what it answers ------------------------------------------------------
 

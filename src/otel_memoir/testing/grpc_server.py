@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from otel_memoir.testing.http_server import JOIN_S
+from otel_memoir.testing.http_server import JOIN_S, Tls
 from otel_memoir.testing.play import Answer, RecordedRequest, records_of
-
-if TYPE_CHECKING:
-    from otel_memoir.testing.collector import ScriptedCollector
 
 # What a Collector 0.155 answers over gRPC where it gives this status over HTTP.
 _CODES = {
@@ -20,21 +18,23 @@ _CODES = {
 }
 
 
+Receive = Callable[[RecordedRequest], Answer]
+
+
 def start_grpc(
-    collector: ScriptedCollector, executor: ThreadPoolExecutor, port: int
+    receive: Receive, tls: Tls | None, executor: ThreadPoolExecutor, port: int
 ) -> tuple[Any, int]:
-    """Start a gRPC server; return it and its port."""
+    """Start a gRPC server that answers with ``receive``; return it and its port."""
     import grpc
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, call: Any) -> Any:
             return grpc.unary_unary_rpc_method_handler(
-                lambda body, context: _serve(collector, call.method, body, context)
+                lambda body, context: _serve(receive, call.method, body, context)
             )
 
     server = grpc.server(executor, handlers=[Handler()], options=[("grpc.so_reuseport", 0)])
     address = f"127.0.0.1:{port}"
-    tls = collector.tls
     if tls is None:
         port = server.add_insecure_port(address)
     else:
@@ -47,10 +47,10 @@ def start_grpc(
     return server, port
 
 
-def _serve(collector: ScriptedCollector, path: str, body: bytes, context: Any) -> bytes:
+def _serve(receive: Receive, path: str, body: bytes, context: Any) -> bytes:
     import grpc
 
-    answer = collector.receive(
+    answer = receive(
         RecordedRequest(
             protocol="grpc", path=path, headers=dict(context.invocation_metadata()), raw=body,
             body=body, records=records_of(body), peer=context.peer(),

@@ -9,13 +9,11 @@ import socketserver
 import ssl
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otel_memoir.testing.play import Answer, RecordedRequest, records_of
-
-if TYPE_CHECKING:
-    from otel_memoir.testing.collector import ScriptedCollector
 
 JOIN_S = 5.0
 
@@ -39,19 +37,28 @@ class Tls:
 
 
 class HttpServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    """One thread a connection; ``stop`` ends them all."""
+    """One thread a connection; ``stop`` ends them all.
+
+    Args:
+        receive: Answers a request.
+
+        pause: Waits so many seconds; true when there is no time to.
+    """
 
     # HTTPServer's own bind asks a name server for the name of 127.0.0.1.
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, collector: ScriptedCollector, port: int) -> None:
-        self.collector = collector
+    def __init__(
+        self, receive: Callable[[RecordedRequest], Answer], pause: Callable[[float], bool],
+        tls: Tls | None, port: int,
+    ) -> None:  # fmt: skip
+        self.receive, self.pause = receive, pause
         self._connections: dict[socket.socket, threading.Thread] = {}
         super().__init__(("127.0.0.1", port), _Handler)
-        if collector.tls:
+        if tls:
             # The handshake then belongs to the connection's thread, not to the acceptor.
-            self.socket = collector.tls.context().wrap_socket(
+            self.socket = tls.context().wrap_socket(
                 self.socket, server_side=True, do_handshake_on_connect=False
             )
         self._acceptor = threading.Thread(
@@ -106,7 +113,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = _decompressed(raw, headers.get("content-encoding", ""))
-        answer = self.server.collector.receive(
+        answer = self.server.receive(
             RecordedRequest(
                 protocol="http", path=self.path, headers=headers, raw=raw, body=body,
                 records=records_of(body), peer=f"{self.client_address[0]}:{self.client_address[1]}",
@@ -133,7 +140,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         head: list[bytes] = self._headers_buffer  # type: ignore[attr-defined]
         for byte in b"".join([*head, b"\r\n", content]):
             self.wfile.write(bytes((byte,)))
-            if self.server.collector.pause(0.02):
+            if self.server.pause(0.02):
                 return
 
 
