@@ -6,18 +6,30 @@ stand between, and a record that an SDK warning emits meanwhile does not.
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from opentelemetry.context import Context, create_key, get_value, set_value
 
+from otel_memoir.sdk.bell import Bell
 from otel_memoir.spool import Refused, Ticket
 from otel_memoir.spool.model import Intent
 
-if TYPE_CHECKING:
-    from otel_memoir.sdk.pipeline import Pipeline
-
 _KEY = create_key("memoir-emission")
+
+
+class Taker(Protocol):
+    """What took a record: a pipeline."""
+
+    @property
+    def bell(self) -> Bell:
+        """Is rung when there may be news of a record."""
+        ...
+
+    @property
+    def directory(self) -> Path | None:
+        """Where its spool files are."""
+        ...
 
 
 class Emission:
@@ -39,16 +51,15 @@ class Emission:
     def __init__(self, intent: Intent | None = None) -> None:
         self.intent = intent
         self.uid = ""
-        self.pipeline: Pipeline | None = None
+        self.pipeline: Taker | None = None
         self.ticket: Ticket | None = None
         self._refusal: Refused | None = None
-        self._told = threading.Event()
 
     def within(self, context: Context) -> Context:
         """A context in which a record of this emission is made."""
         return set_value(_KEY, self, context)
 
-    def begin(self, uid: str, pipeline: Pipeline) -> None:
+    def begin(self, uid: str, pipeline: Taker) -> None:
         """Take note that a pipeline is storing the record."""
         self.uid, self.pipeline = uid, pipeline
 
@@ -58,7 +69,6 @@ class Emission:
             self._refusal = found
         else:
             self.ticket = found
-        self._told.set()
         if self.pipeline is not None:
             self.pipeline.bell.ring()
 
