@@ -341,6 +341,21 @@ def test_an_operation_that_changes_no_memory_record_is_an_error(
         make().change("alice", operation="search_memory")
 
 
+def test_without_a_directory_a_change_does_not_wait_for_a_disk_that_is_not_there(
+    tmp_path: Path, make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """It waited for the whole of ``emit_timeout_s``. An auditor's change does not begin."""
+    (tmp_path / "file").write_text("no directory")
+    given = {"spool_dir": str(tmp_path / "file"), "emit_timeout_s": 3600.0}
+    with make(**given).change("alice") as change:
+        assert change.intended is not None
+        assert not change.intended.is_stored
+    with pytest.raises(MemoirError, match="has not begun"), make(
+        **given, on_failure="raise"
+    ).change("alice"):
+        pytest.fail("it began")
+
+
 # -- asyncio ------------------------------------------------------------------------
 
 

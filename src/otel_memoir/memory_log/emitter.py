@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opentelemetry._logs import LoggerProvider
+from opentelemetry._logs import Logger
 from opentelemetry.context import get_current
-from opentelemetry.trace import Span, SpanKind, TracerProvider
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolRefusedError
@@ -39,9 +39,9 @@ class Emitter:
     """Emits events, and says what became of them.
 
     Args:
-        logger_provider: Where the records go.
+        logger: Where the records go.
 
-        tracer_provider: Where the spans go; ``None``: there are none.
+        tracer: Where the spans come from; ``None``: there are none.
 
         on_failure: ``degrade``: what cannot be stored is counted and said. ``raise``: it
             raises, for those who rather stop than act without a record.
@@ -49,8 +49,8 @@ class Emitter:
         timeout_s: The longest wait for the disk.
     """
 
-    logger_provider: LoggerProvider
-    tracer_provider: TracerProvider | None
+    logger: Logger
+    tracer: Tracer | None
     on_failure: OnFailure
     timeout_s: float
 
@@ -74,7 +74,7 @@ class Emitter:
         emission = Emission(intent)
         try:
             record = to_log_record(event, capture=capture, context=emission.within(get_current()))
-            self.logger_provider.get_logger(SCOPE).emit(record)
+            self.logger.emit(record)
         except Exception as error:  # noqa: BLE001 - promise 6: foreign processors may raise
             return self.failed("emit", error)
         receipt = Receipt(emission)
@@ -121,13 +121,12 @@ class Emitter:
 
         There is none for what is no such operation (``reflect`` has its own).
         """
-        if self.tracer_provider is None or operation not in _MEMORY_OPERATIONS:
+        if self.tracer is None or operation not in _MEMORY_OPERATIONS:
             yield None
             return
-        tracer = self.tracer_provider.get_tracer(SCOPE)
         # The conventions: CLIENT, or INTERNAL where the memory is in this process.
         kind = SpanKind.CLIENT if provider_name else SpanKind.INTERNAL
-        with tracer.start_as_current_span(
+        with self.tracer.start_as_current_span(
             str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
         ) as span:
             yield span

@@ -19,7 +19,7 @@ from otel_memoir.errors import SettingsError
 from otel_memoir.events import Capture, ContentHasher
 from otel_memoir.locks import LockManager
 from otel_memoir.memory_log.change import OUTCOMES, Change, Target, Version
-from otel_memoir.memory_log.emitter import Emitter, OnFailure
+from otel_memoir.memory_log.emitter import SCOPE, Emitter, OnFailure
 from otel_memoir.memory_log.fields import ChangeFields, EventFields, EventMaker, without_none
 from otel_memoir.memory_log.receipt import Receipt
 from otel_memoir.memory_log.recorder import Recorder
@@ -65,6 +65,11 @@ class MemoryLog(Recorder):
 
         given: Settings by name, and fields of ``EventFields`` that every event says.
 
+    Attributes:
+        settings: The settings.
+
+        locks: The lock manager.
+
     Raises:
         SettingsError: A setting cannot be used, or is not known.
     """
@@ -94,21 +99,14 @@ class MemoryLog(Recorder):
             else ContentHasher.from_environment(environ)
         )
         emitter = Emitter(
-            self._wiring.logger_provider, self._wiring.tracer_provider if spans else None,
+            self._wiring.logger_provider.get_logger(SCOPE),
+            self._wiring.tracer_provider.get_tracer(SCOPE) if spans else None,
             on_failure, self.settings.emit_timeout_s,
         )
         super().__init__(emitter, EventMaker(fields, hasher, capture))
-        self._locks = locks
-        self._closing = threading.Lock()
-        self._is_closed = False
-
-    @property
-    def locks(self) -> LockManager:
-        """The lock manager, made when it is first asked for."""
-        with self._closing:
-            if self._locks is None:
-                self._locks = LockManager(logger_provider=self._wiring.logger_provider)
-            return self._locks
+        self.locks = locks or LockManager(logger_provider=self._wiring.logger_provider)
+        # Taken by the one who closes, and never given back.
+        self._end = threading.Lock()
 
     # -- changing -------------------------------------------------------------
 
@@ -207,10 +205,8 @@ class MemoryLog(Recorder):
         A provider of the application's is left to the application, which shuts it down;
         then what was accepted is on disk when this returns.
         """
-        with self._closing:
-            if self._is_closed:
-                return
-            self._is_closed = True
+        if not self._end.acquire(blocking=False):
+            return
         try:
             if self._wiring.own is not None:
                 self._wiring.own.shutdown()

@@ -19,7 +19,7 @@ from otel_memoir.spool.whereabouts import LOST, PARTLY_REJECTED, UNKNOWN, Wherea
 IN_MEMORY = "in memory"
 REFUSED = "refused"
 
-_UNSETTLED = (IN_MEMORY, State.PENDING.value, UNKNOWN.state)
+_UNSETTLED = (IN_MEMORY, State.PENDING.value)
 _ON_DISK = (*(state.value for state in State), PARTLY_REJECTED)
 _FORM = re.compile(
     r"memoir:(?P<stream>[\w.:-]+)/(?P<epoch>\d{1,19})/(?P<sequence>\d{1,19})/(?P<uid>[\w-]*)",
@@ -140,7 +140,7 @@ class Receipt:
         return self._emission.wait_stored(timeout)
 
     def wait(self, timeout: float) -> bool:
-        """Wait in this thread until it is settled; return whether it was delivered.
+        """Wait in this thread until it is settled or unknown; return whether it was delivered.
 
         Args:
             timeout: The longest wait, in seconds.
@@ -167,7 +167,7 @@ class Receipt:
         return emission.is_stored
 
     async def delivered(self, timeout: float | None = None) -> bool:
-        """Wait in this task until it is settled; return whether it was delivered.
+        """Wait in this task until it is settled or unknown; return whether it was delivered.
 
         Args:
             timeout: The longest wait, in seconds; ``None``: as long as it takes.

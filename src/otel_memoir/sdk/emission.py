@@ -89,8 +89,8 @@ class Emission:
         return self.pipeline.bell.wait(self.is_decided, timeout) and self.is_stored
 
     def is_decided(self) -> bool:
-        """Whether the record is stored or refused."""
-        return self.is_stored or self.refusal is not None
+        """Whether the record is stored or refused, or in memory for good: there is no disk."""
+        return self.refusal is not None or (self.ticket is not None and self.ticket.group.done)
 
 
 def emission_of(log: Any) -> Emission | None:
