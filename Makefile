@@ -23,7 +23,7 @@ test-matrix: $(READY)
 	$(BIN)/python tools/matrix.py
 
 lint: $(READY)
-	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/mypy
 
 # SCALE=quick ends in four minutes, SCALE=full has a backlog of ten million.
