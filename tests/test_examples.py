@@ -167,6 +167,7 @@ def test_kubernetes() -> None:
     assert claim["metadata"]["name"] == container["volumeMounts"][0]["name"]
     _, *words = container["livenessProbe"]["exec"]["command"]
     done = subprocess.run(
-        [sys.executable, "-m", "otel_memoir.cli", *words, "--help"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        [sys.executable, "-m", "otel_memoir.cli", *words, "--help"],
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )
     assert done.returncode == 0, done.stderr
