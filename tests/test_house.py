@@ -23,7 +23,7 @@ LAYERS = (
     ("testing",),
     ("stamping", "delivery", "locks", "observe"),
     ("spool", "clock", "events"),
-    ("settings", "errors", "diagnostics"),
+    ("settings", "errors", "diagnostics", "user_state"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -719,7 +719,7 @@ def test_without_a_usable_directory_records_are_kept_in_memory(
     if kind == "a file":
         directory.write_text("not a directory")
     else:
-        monkeypatch.setattr("otel_memoir.spool.directory._file_system", lambda path: "nfs4")
+        monkeypatch.setattr("otel_memoir.spool.directory.file_system", lambda path: "nfs4")
     spool, courier, sender = delivering(directory)
     put(spool, "a")
     assert spool.file is not None

@@ -22,6 +22,7 @@ from typing import Any
 
 from otel_memoir.clock.drift import Drift
 from otel_memoir.clock.line import Line
+from otel_memoir.user_state import user_state_directory
 
 STATE_NAME = "clock.state"
 LOCK_NAME = "clock.lock"
@@ -216,6 +217,4 @@ def ruler_identity() -> str:
 
 def state_directory() -> Path:
     """Where the state is by default: beside the spools, under a name that no service has."""
-    base = os.environ.get("XDG_STATE_HOME")
-    home = Path(base) if base else Path(os.path.expanduser("~")) / ".local" / "state"
-    return home.absolute() / "otel-memoir" / ".clock"
+    return user_state_directory() / ".clock"

@@ -37,6 +37,7 @@ from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket,
 from otel_memoir.spool.directory import Slot
 from otel_memoir.spool.inspect import status_of, status_of_slot
 from otel_memoir.stamping import new_uid, process_clock, says_how_it_is, stream_stamper
+from otel_memoir.user_state import user_state_directory
 
 _OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
 """Loggers that speak while we deliver; what they say then would never end (#2701)."""
@@ -258,24 +259,14 @@ def _has_lost(parts: _Parts) -> bool:
 def spool_directory(settings: Settings, resource: Any = None) -> Path:
     """Where the spool files are: the explicit directory, else one for the service.
 
-    The default is ``$XDG_STATE_HOME`` or ``~/.local/state`` (XDG Base Directory
-    Specification), then ``otel-memoir``, then the service name. Absolute: the process may
+    The default is the user's state directory, then the service name. Absolute: the process may
     change its working directory later.
     """
     if settings.spool_dir:
         return Path(os.path.expanduser(settings.spool_dir)).absolute()
-    base = os.environ.get("XDG_STATE_HOME") or str(_home() / ".local" / "state")
     service = resource.attributes.get("service.name", "") if resource is not None else ""
     name = re.sub(r"[^\w.-]+", "_", str(service) or "unknown_service").strip(".") or "_"
-    return Path(base).absolute() / "otel-memoir" / name[:100]
-
-
-def _home() -> Path:
-    """The user's directory; one that cannot be made, where a container's user has none."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path(os.devnull)
+    return user_state_directory() / name[:100]
 
 
 def _is_timed(log: Any) -> bool:

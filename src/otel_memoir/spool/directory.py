@@ -28,6 +28,7 @@ except ImportError as error:
     ) from error
 
 from otel_memoir.errors import SpoolError
+from otel_memoir.user_state import NETWORK_FILE_SYSTEMS, file_system
 
 _SLOT_NAME = re.compile(r"memoir-(\d{4,})\.db")
 _BROKEN_NAME = re.compile(r"(broken|salvaged)-\d{4,}-\d+\.db")
@@ -36,11 +37,6 @@ _SLOTS_MAX = 9999
 
 # One lock file that another user left, or that is none, is no reason to give up all slots.
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO})
-
-# SQLite's write-ahead log needs shared memory, which these do not give.
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs", "afs"}
-)
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,8 @@ def prepare_directory(path: Path) -> None:
             hint="Set MEMOIR_SPOOL_DIR to a writable directory on a local disk.",
         ) from error
     _check_owner(path, found)
-    kind = _file_system(path)
-    if kind in _NETWORK_FILE_SYSTEMS:
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS:
         raise SpoolError(
             "use spool directory", target=path, cause=f"it is on a network file system ({kind})",
             hint="Set MEMOIR_SPOOL_DIR to a directory on a local disk.",
@@ -198,23 +194,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _file_system(path: Path) -> str:
-    """The type of the file system of ``path``, or an empty text where nobody can tell."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    resolved = str(path.resolve())
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].replace("\\040", " ")
-        inside = point == "/" or resolved == point or resolved.startswith(point + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, right.split()[0]
-    return kind
 
 
 def slots(directory: Path) -> list[Slot]:
