@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from otel_memoir.locks.modes import NAMES
 
 REFUSED, REORDERED, REPORTED = "refused", "reordered", "reported"
 
 Where = tuple[Any, int]
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,20 @@ class DeadlockReport:
         """As JSON has it."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> DeadlockReport:
+        """What ``to_dict`` gave; what a newer version added is left out.
+
+        Raises:
+            ValueError: It is no report.
+        """
+        return built(cls, fields, {
+            "participants": lambda one: built(Participant, one, {
+                "held": lambda held: built(Holding, held)
+            }),
+            "behind": str,
+        })  # fmt: skip
+
     def __str__(self) -> str:
         return " -> ".join(
             f"{one.unit} waits for {one.waits_for} {one.key} {one.mode}".rstrip()
@@ -135,7 +152,7 @@ class Fact(NamedTuple):
     mode: int
     priority: int
     timed: bool
-    context: Any
+    context: Context
     where: Where | None
     held: tuple[tuple[str, int, int, Where], ...]
 
@@ -179,7 +196,7 @@ class Verdict:
         return self._report
 
     def _participant(self, fact: Fact) -> Participant:
-        span = trace.get_current_span(fact.context).get_span_context()
+        trace_id, span_id = span_ids(fact.context)
         return Participant(
             unit=fact.unit, role="victim" if fact.unit == self.victim else "survivor",
             waits_for=fact.kind, key=fact.key, mode=NAMES[fact.mode] if fact.key else "",
@@ -187,10 +204,41 @@ class Verdict:
                 Holding(key=key, mode=NAMES[mode], fencing_token=token, acquired_at=place(where))
                 for key, mode, token, where in fact.held
             ),
-            trace_id=trace.format_trace_id(span.trace_id) if span.is_valid else "",
-            span_id=trace.format_span_id(span.span_id) if span.is_valid else "",
+            trace_id=trace_id, span_id=span_id,
             waiting_at=place(fact.where), priority=fact.priority, resolves_by_timeout=fact.timed,
         )  # fmt: skip
+
+
+def span_ids(context: Context) -> tuple[str, str]:
+    """Trace and span id in hex, of the span of an OpenTelemetry context; empty without one."""
+    span = trace.get_current_span(context).get_span_context()
+    if not span.is_valid:
+        return "", ""
+    return trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+
+
+def built(
+    kind: type[V], fields: Mapping[str, Any],
+    members: Mapping[str, Callable[[Any], object]] | None = None,
+) -> V:  # fmt: skip
+    """A frozen value from what JSON has of it.
+
+    Args:
+        members: For each field that is a tuple, what makes one of its members.
+
+    Raises:
+        ValueError: A field is missing, or is not what it should be.
+    """
+    members = members or {}
+    try:
+        known = {one.name: fields[one.name] for one in dataclasses.fields(kind)  # type: ignore[arg-type]
+                 if one.name in fields}  # fmt: skip
+        return kind(**{
+            name: tuple(map(members[name], value)) if name in members else value
+            for name, value in known.items()
+        })  # fmt: skip
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"this is no {kind.__name__}: {error}") from error
 
 
 def place(where: Where | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +11,20 @@ from otel_memoir.locks.core import Core
 from otel_memoir.locks.graph import Edge
 from otel_memoir.locks.modes import NAMES, held_mode
 from otel_memoir.locks.parts import Claim, Entry, Unit, Wait
-from otel_memoir.locks.report import DeadlockReport, place
+from otel_memoir.locks.report import DeadlockReport, built, place, span_ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """A unit that holds a key; times in seconds."""
+    """A unit that holds a key; times in seconds, span ids in hex and empty without a span."""
 
     unit: str
     mode: str
     held_s: float
     fencing_token: int
     acquired_at: str
+    trace_id: str = ""
+    span_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class Waiter:
     waited_s: float
     priority: int
     waiting_at: str
+    trace_id: str = ""
+    span_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,18 @@ class Snapshot:
         """As JSON has it."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Snapshot:
+        """What ``to_dict`` gave; what a newer version added is left out.
+
+        Raises:
+            ValueError: It is no snapshot.
+        """
+        return built(cls, fields, {
+            "keys": _key_state, "graph": lambda one: built(Arrow, one),
+            "deadlocks": DeadlockReport.from_dict,
+        })  # fmt: skip
+
     def to_dot(self) -> str:
         """The wait-for graph for Graphviz."""
         return arrows_to_dot(self.graph)
@@ -86,12 +103,19 @@ class Snapshot:
         return arrows_to_mermaid(self.graph)
 
 
+def _key_state(fields: Mapping[str, Any]) -> KeyState:
+    return built(KeyState, fields, {
+        "holders": lambda one: built(Holder, one), "waiters": lambda one: built(Waiter, one),
+    })  # fmt: skip
+
+
 def take(core: Core, deadlocks: tuple[DeadlockReport, ...]) -> Snapshot:
     """Look at everything at once."""
     with core.mutex:
         now_ns = core.monotonic_ns()
         busy = [entry for entry in core.table.entries.values() if not entry.idle]
-        holders = [(entry, _holders(entry)) for entry in busy]
+        leases = _leases({owner for entry in busy for owner in entry.holders})
+        holders = [(entry, _holders(entry, leases)) for entry in busy]
         waiters = [list(entry.queue) for entry in busy]
         modes = [[wait.mode for wait in queue] for queue in waiters]
         edges = [
@@ -126,31 +150,38 @@ def _units(core: Core) -> list[Unit]:
     return [unit for unit in core.roll.living() if unit.wait or unit.foreign]
 
 
-def _holders(entry: Entry) -> list[tuple[Unit, int, Claim | None]]:
+def _leases(owners: set[Unit]) -> dict[tuple[Unit, Entry], Claim]:
+    """By owner and key: looked for one by one, many leases would keep the mutex for long."""
+    return {
+        (owner, entry): lease
+        for owner in owners for lease in owner.leases for entry, _ in lease.steps
+    }  # fmt: skip
+
+
+def _holders(
+    entry: Entry, leases: Mapping[tuple[Unit, Entry], Claim]
+) -> list[tuple[Unit, int, Claim | None]]:
     return [
-        (owner, held_mode(counts) or 0, _lease(owner, entry))
+        (owner, held_mode(counts) or 0, leases.get((owner, entry)))
         for owner, counts in entry.holders.items()
     ]
 
 
-def _lease(owner: Unit, entry: Entry) -> Claim | None:
-    mine = (one for one in owner.leases if any(entry is step[0] for step in one.steps))
-    return next(mine, None)
-
-
 def _holder(now_ns: int, owner: Unit, mode: int, lease: Claim | None) -> Holder:
+    trace_id, span_id = span_ids(lease.context) if lease else ("", "")
     return Holder(
         unit=owner.id, mode=NAMES[mode],
         held_s=(now_ns - lease.acquired_ns) / 1e9 if lease else 0.0,
         fencing_token=lease.token if lease else 0,
-        acquired_at=place(lease.where) if lease else "",
+        acquired_at=place(lease.where) if lease else "", trace_id=trace_id, span_id=span_id,
     )  # fmt: skip
 
 
 def _waiter(wait: Wait, mode: int, now_ns: int) -> Waiter:
+    trace_id, span_id = span_ids(wait.context)
     return Waiter(
         unit=wait.unit.id, mode=NAMES[mode], waited_s=(now_ns - wait.arrival_ns) / 1e9,
-        priority=wait.priority, waiting_at=place(wait.where),
+        priority=wait.priority, waiting_at=place(wait.where), trace_id=trace_id, span_id=span_id,
     )  # fmt: skip
 
 
