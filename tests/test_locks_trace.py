@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -17,9 +19,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
-from locks.actors import Actor, Stage
+from locks.actors import Actor, Stage, TaskActor
 from otel_memoir.errors import DeadlockError, LockTimeoutError
 from otel_memoir.events import names
+from otel_memoir.locks import LockManager
 
 DEADLOCK = names.EVENT_LOCK_DEADLOCK
 
@@ -169,6 +172,48 @@ def test_with_the_bridge_in_place_nothing_is_doubled() -> None:
         assert [event.name for event in spans[0].events] == [DEADLOCK]
 
 
+def test_with_the_bridge_too_a_span_that_units_share_gets_one_event() -> None:
+    """Each of them still logs its own, in the context of that span."""
+    observed = Observed((Bridge(),))
+    with observed.stage:
+        span = observed.tracer.start_span("shared")
+        deadlock_of(observed, [span, span, span])
+    assert [one.span_id for one in observed.logged(DEADLOCK)] == [
+        span.get_span_context().span_id
+    ] * 3
+    assert len(span.events) == 1  # type: ignore[attr-defined]
+
+
+def test_a_unit_whose_thread_is_blocked_tells_of_it_in_its_own_span(observed: Observed) -> None:
+    """It waits for no lock, so what is known of it is where it took the one that it has."""
+    locks = observed.stage.locks
+    spans = {name: observed.tracer.start_span(name) for name in ("holder", "blocker")}
+
+    async def hold(held: asyncio.Event) -> None:
+        with trace.use_span(spans["holder"]):
+            async with locks.hold("notes/a"):
+                held.set()
+                await asyncio.Event().wait()
+
+    async def block() -> None:
+        held = asyncio.Event()
+        task = asyncio.create_task(hold(held))
+        await held.wait()
+        with trace.use_span(spans["blocker"]), pytest.raises(DeadlockError):
+            locks.acquire("notes/a")
+        task.cancel()
+
+    asyncio.run(block())
+    told = {one.attributes[names.DEADLOCK_ROLE]: one for one in observed.logged(DEADLOCK)}
+    ids = {name: span.get_span_context().span_id for name, span in spans.items()}
+    assert {role: one.span_id for role, one in told.items()} == {
+        "survivor": ids["holder"], "victim": ids["blocker"],
+    }
+    (report,) = locks.deadlocks()
+    shown = {one.role: one.span_id for one in report.participants}
+    assert shown["survivor"] == trace.format_span_id(ids["holder"])
+
+
 def test_a_bridge_that_is_not_seen_would_double_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     monkeypatch.setattr("otel_memoir.locks.telemetry._count", lambda span, name: None)
@@ -197,6 +242,53 @@ def test_a_long_wait_is_told_of_and_linked_to_who_was_in_the_way() -> None:
         assert event.attributes[names.LOCK_KEY] == "notes/a"
         (link,) = spans[1].links  # type: ignore[attr-defined]
         assert link.context.span_id == spans[0].get_span_context().span_id
+
+
+def wait_and_give_up(observed: Observed, spans: list[trace.Span]) -> None:
+    """One holds a lock in the first span, another asks for it in vain in the second."""
+    one, two = observed.stage.actors(2)
+    for actor, span in zip((one, two), spans):
+        observed.within(actor, span)
+    lease = one.acquire("notes/a").get()
+    assert isinstance(two.acquire("notes/a", timeout=0.01).error(), LockTimeoutError)
+    one.release(lease).get()
+
+
+def test_a_long_wait_in_vain_is_linked_too() -> None:
+    """Who was in its way is what one asks then."""
+    observed = Observed(long_wait_s=0.0)
+    with observed.stage:
+        spans = [observed.tracer.start_span(name) for name in ("holder", "waiter")]
+        wait_and_give_up(observed, spans)
+    (link,) = spans[1].links  # type: ignore[attr-defined]
+    assert link.context == spans[0].get_span_context()
+
+
+def test_a_span_is_not_linked_to_itself() -> None:
+    """Two units of one span wait for each other's locks: there is nothing to follow."""
+    observed = Observed(long_wait_s=0.0)
+    with observed.stage:
+        span = observed.tracer.start_span("shared")
+        wait_and_give_up(observed, [span, span])
+    assert list(span.links) == []  # type: ignore[attr-defined]
+
+
+class Broken(Bridge):
+    """A processor that fails."""
+
+    def on_emit(self, record: Any) -> None:
+        """As a full disk would have it."""
+        raise OSError("no")
+
+
+def test_a_processor_that_fails_keeps_nobody_from_being_told() -> None:
+    """Each unit's log event is tried, and each recording span gets its own."""
+    observed = Observed((Broken(),))
+    with observed.stage:
+        spans = [observed.tracer.start_span(name) for name in "abc"]
+        deadlock_of(observed, spans)
+    assert len(observed.logged(DEADLOCK)) == 3
+    assert [len(span.events) for span in spans] == [1, 1, 1]  # type: ignore[attr-defined]
 
 
 def test_a_short_wait_is_not_told_of(observed: Observed) -> None:
@@ -240,6 +332,81 @@ def test_metrics_are_by_class_and_never_by_key(observed: Observed) -> None:
     assert found["memoir.lock.deadlocks"] == {"refused": 1}
     assert found["memoir.lock.wait_time"]["notes/*"] >= 1
     assert "a" not in str(sorted(found["memoir.lock.acquired"])).replace("notes/*", "")
+
+
+def test_all_managers_of_a_provider_are_told_of_and_what_is_gone_stays_counted(
+    observed: Observed
+) -> None:
+    """The SDK asks the first instrument of a name, and no second one."""
+    one, two = (LockManager(meter_provider=observed.meters) for _ in "12")
+    leases = [one.acquire("x/1"), two.acquire("x/1"), two.acquire("y/1")]
+    found = observed.metrics()
+    assert found["memoir.lock.held"] == {"x/*": 2, "y/*": 1}
+    assert found["memoir.lock.acquired"]["x/*"] == 2
+    for lease in leases:
+        lease.release()
+    del one, two, lease, leases
+    gc.collect()
+    found = observed.metrics()
+    assert found.get("memoir.lock.held", {}) == {}
+    assert (found["memoir.lock.acquired"]["x/*"], found["memoir.lock.acquired"]["y/*"]) == (2, 1)
+
+
+def test_histograms_tell_apart_what_takes_seconds_and_less(observed: Observed) -> None:
+    """The boundaries of the SDK are for milliseconds: all would be in its first bucket."""
+    one, two = observed.stage.actors(2)
+    lease = one.acquire("notes/a").get()
+    asked = two.acquire("notes/a")
+    observed.stage.sleeps(two)
+    one.release(lease).get()
+    asked.get()
+    data = observed.reader.get_metrics_data()
+    bounds = {
+        metric.name: next(iter(metric.data.data_points)).explicit_bounds  # type: ignore[union-attr]
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics for metric in scope.metrics
+        if metric.name.endswith("_time")
+    }  # fmt: skip
+    assert set(bounds) == {"memoir.lock.wait_time", "memoir.lock.hold_time"}
+    assert all(one[0] < 0.001 and one[-1] == 300 for one in bounds.values())
+
+
+def test_a_wait_that_is_cancelled_is_measured_too(observed: Observed) -> None:
+    """Who lost patience is what a histogram of waits must not leave out."""
+    one, two = observed.stage.actors(2)
+    task = next(actor for actor in (one, two) if isinstance(actor, TaskActor))
+    other = two if task is one else one
+    other.acquire("notes/a").get()
+    asked = task.acquire("notes/a")
+    observed.stage.sleeps(task)
+    task.cancel()
+    assert "CancelledError" in repr(asked.error())
+    data = observed.reader.get_metrics_data()
+    (point,) = (
+        point for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics for metric in scope.metrics
+        if metric.name == "memoir.lock.wait_time" for point in metric.data.data_points
+    )  # fmt: skip
+    assert (dict(point.attributes or {})["memoir.lock.outcome"], point.count) == (  # type: ignore[union-attr]
+        "cancelled", 1,
+    )  # fmt: skip
+
+
+def test_a_fork_child_does_not_have_its_parents_deadlocks() -> None:
+    """Its units are others: they would be taken for its own."""
+    program = (
+        "import os\n"
+        "from otel_memoir.locks import DeadlockReport, LockManager\n"
+        "locks = LockManager()\n"
+        "locks.add_report(DeadlockReport(id='d', resolution='refused', participants=()))\n"
+        "child = os.fork()\n"
+        "if not child: os._exit(len(locks.deadlocks()))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(locks.deadlocks()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr
 
 
 def test_the_snapshot_shows_the_table_the_graph_and_the_last_deadlocks(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from opentelemetry.context import Context
+
 from otel_memoir.locks.graph import HARD, Edge
 from otel_memoir.locks.parts import Unit, Wait
 from otel_memoir.locks.report import Fact, Verdict
@@ -31,11 +33,17 @@ def _fact(unit: Unit, kind: str) -> Fact:
         unit=unit.id, kind=kind, key=wait.entry.key if wait and wait.entry else "",
         mode=wait.mode if wait else 0, priority=wait.priority if wait else 0,
         timed=wait is not None and wait.deadline_s is not None,
-        context=asked.context if asked else None, where=asked.where if asked else None,
+        context=asked.context if asked else _context_of(unit), where=asked.where if asked else None,
         held=tuple(
             (lease.key, lease.mode, lease.token, lease.where) for lease in unit.owner.leases
         ),
     )  # fmt: skip
+
+
+def _context_of(unit: Unit) -> Context:
+    """Where a unit that waits for no lock took the last one: its thread is what stands still."""
+    last = max(unit.owner.leases, key=lambda lease: lease.token, default=None)
+    return last.context if last is not None else Context()
 
 
 def _behind(cycle: list[Edge]) -> Iterable[Unit]:

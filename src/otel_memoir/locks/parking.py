@@ -31,6 +31,7 @@ def acquire(engine: Engine, lease: Claim, unit: Unit) -> None:
             parker.park(look(engine, wait))
     except BaseException:
         abandon(engine, wait)
+        _tell(engine, wait)
         raise
     _conclude(engine, wait)
 
@@ -48,6 +49,7 @@ async def acquire_async(engine: Engine, lease: Claim, unit: Unit, owner: Unit) -
     except BaseException:
         # Also a hand-off that came before the cancellation: nobody else would end it.
         abandon(engine, wait)
+        _tell(engine, wait)
         raise
     finally:
         if timer is not None:
@@ -96,10 +98,15 @@ def abandon(engine: Engine, wait: Wait) -> None:
     engine.release(wait.lease, None)
 
 
+def _tell(engine: Engine, wait: Wait) -> None:
+    """Have it told that a wait is over; of a frame that the collector threw away, nothing."""
+    if wait.slept and not engine.inside():
+        guarded(partial(engine.on_waited, wait))
+
+
 def _conclude(engine: Engine, wait: Wait) -> None:
     """Raise what a wait ended with."""
-    if wait.slept:
-        guarded(partial(engine.on_waited, wait))
+    _tell(engine, wait)
     if wait.state is states.GRANTED:
         return
     verdict = wait.verdict

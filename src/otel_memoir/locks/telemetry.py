@@ -11,8 +11,11 @@ It works with the OpenTelemetry API alone, and then does nothing; it never raise
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections import deque
+from functools import partial
 from typing import Any, Literal
 
 from opentelemetry._logs import (
@@ -23,13 +26,14 @@ from opentelemetry._logs import (
     get_logger,
 )
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, get_current_span
+from opentelemetry.trace import NonRecordingSpan, Span, get_current_span, set_span_in_context
 
 from otel_memoir.events import SCHEMA_VERSION, names
 from otel_memoir.events.record import severity_text
 from otel_memoir.events.sentence import sentence
 from otel_memoir.events.tables import EVENTS
 from otel_memoir.locks import states
+from otel_memoir.locks.effects import guarded
 from otel_memoir.locks.metrics import LockMetrics
 from otel_memoir.locks.modes import NAMES
 from otel_memoir.locks.parts import Claim, Wait
@@ -40,6 +44,9 @@ DEADLOCKS_KEPT = 32
 
 LockEvents = Literal["span_event", "log", "both"]
 Attributes = dict[str, Any]
+
+
+_telling: weakref.WeakSet[Telemetry] = weakref.WeakSet()
 
 
 class Telemetry:
@@ -62,6 +69,7 @@ class Telemetry:
         self._provider = provider
         self._logger: Logger | None = None
         self.deadlocks: deque[DeadlockReport] = deque(maxlen=DEADLOCKS_KEPT)
+        _telling.add(self)
 
     def on_verdict(self, verdict: Verdict) -> None:
         """A deadlock was found: each of its units tells of it."""
@@ -74,7 +82,9 @@ class Telemetry:
         for participant in report.participants:
             if participant.unit not in told and not participant.remote:
                 told.add(participant.unit)
-                self._tell_deadlock(contexts.get(participant.unit), report, participant, spans)
+                # Nothing is known of one that only a remote engine has named: no span then.
+                context = contexts.get(participant.unit, Context())
+                self._tell_deadlock(context, report, participant, spans)
 
     def on_remote(self, report: DeadlockReport) -> None:
         """A remote engine found a deadlock, and tells its units of it itself."""
@@ -86,10 +96,11 @@ class Telemetry:
         waited_s = wait.waited_ns / 1e9
         kind = wait.steps[-1][0].kind.name
         self._metrics.waited(kind, waited_s, wait.state)
+        if waited_s >= self._long_wait_s:
+            self._link(wait)
         if wait.state is states.TIMEOUT:
             self._emit(wait.context, names.EVENT_LOCK_TIMEOUT, self._of_wait(wait, waited_s))
         elif wait.state is states.GRANTED and waited_s >= self._long_wait_s:
-            self._link(wait)
             self._emit(wait.context, names.EVENT_LOCK_CONTENDED, self._of_wait(wait, waited_s))
 
     def on_lost(self, lease: Claim) -> None:
@@ -103,7 +114,7 @@ class Telemetry:
     # -- how ------------------------------------------------------------------
 
     def _tell_deadlock(
-        self, context: Context | None, report: DeadlockReport, unit: Participant, spans: set[int]
+        self, context: Context, report: DeadlockReport, unit: Participant, spans: set[int]
     ) -> None:
         attributes: Attributes = {
             names.DEADLOCK_ID: report.id, names.DEADLOCK_ROLE: unit.role,
@@ -113,24 +124,23 @@ class Telemetry:
         }  # fmt: skip
         if unit.mode:
             attributes[names.LOCK_MODE] = unit.mode
-        # Siblings may share a span: it gets one event of this deadlock all the same.
-        span = get_current_span(context)
-        number = span.get_span_context().span_id
-        self._emit(
-            context, names.EVENT_LOCK_DEADLOCK, attributes, mark=number not in spans
-        )
-        spans.add(number)
+        # Siblings may share a span: it gets one event of this deadlock all the same, from us or
+        # from a bridge. The log events of the others name it as one that does not record.
+        span = get_current_span(context).get_span_context()
+        if span.span_id in spans:
+            context = set_span_in_context(NonRecordingSpan(span), context)
+        spans.add(span.span_id)
+        self._emit(context, names.EVENT_LOCK_DEADLOCK, attributes)
 
-    def _emit(
-        self, context: Context | None, name: str, attributes: Attributes, *, mark: bool = True
-    ) -> None:
+    def _emit(self, context: Context | None, name: str, attributes: Attributes) -> None:
         attributes = {names.SCHEMA_VERSION: SCHEMA_VERSION, **attributes}
         span = get_current_span(context)
         before = _count(span, name)
         if self._events != "span_event":
-            self._log(context, name, attributes)
+            # A processor that fails keeps neither the span nor the other units from being told.
+            guarded(partial(self._log, context, name, attributes))
         bridged = before is not None and before != _count(span, name)
-        if self._events != "log" and mark and span.is_recording() and not bridged:
+        if self._events != "log" and span.is_recording() and not bridged:
             span.add_event(name, attributes)
 
     def _log(self, context: Context | None, name: str, attributes: Attributes) -> None:
@@ -162,7 +172,9 @@ class Telemetry:
     def _link(wait: Wait) -> None:
         span = get_current_span(wait.context)
         blocker = get_current_span(wait.blocker).get_span_context() if wait.blocker else None
-        if blocker is not None and blocker.is_valid and span.is_recording():
+        if blocker is None or not blocker.is_valid or blocker == span.get_span_context():
+            return  # children of ``gather`` have one span: it is not linked to itself
+        if span.is_recording():
             span.add_link(blocker, {names.LOCK_KEY: wait.steps[-1][0].key})
 
 
@@ -170,3 +182,11 @@ def _count(span: Span, name: str) -> int | None:
     """How many events of a name a span of an SDK has; the API does not tell."""
     events = getattr(span, "events", None)
     return None if events is None else sum(event.name == name for event in events)
+
+
+def _after_fork() -> None:
+    for one in list(_telling):
+        one.deadlocks.clear()  # they were the parent's, and so were their units
+
+
+os.register_at_fork(after_in_child=_after_fork)
