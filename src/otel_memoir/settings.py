@@ -256,6 +256,12 @@ class Settings:
         env="MEMOIR_LOCK_ORDER",
         danger="`raise` refuses what may never have deadlocked.",
     )
+    lock_socket: Literal["contended", "off"] = _setting(
+        "contended",
+        "From when on `otel-memoir locks` can look into the process, through a socket in the "
+        "user's state directory: its first wait for a lock (a thread starts then), or never.",
+        env="MEMOIR_LOCK_SOCKET", danger="Its user and root see keys and the names of units.",
+    )
 
     def __post_init__(self) -> None:
         for name, field in self.__dataclass_fields__.items():

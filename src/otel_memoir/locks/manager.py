@@ -34,6 +34,7 @@ from otel_memoir.locks.retry import again, again_async
 from otel_memoir.locks.snapshot import Snapshot, take
 from otel_memoir.locks.table import Table
 from otel_memoir.locks.telemetry import LockEvents, Telemetry
+from otel_memoir.locks.window import LockSocket, window
 from otel_memoir.settings import Settings
 
 T = TypeVar("T")
@@ -56,6 +57,9 @@ class LockManager:
 
         long_wait_s: Who waited longer is told of, and gets a span link to its blocker.
 
+        socket: ``contended``: ``otel-memoir locks`` can look into this process as soon as a
+            unit has had to wait for a lock of this manager. ``off``: never.
+
         aging_s: What one step of priority is worth: a request is overtaken only by those
             that come less than this many seconds, for each step, after it.
     """
@@ -64,11 +68,14 @@ class LockManager:
         self, *, on_deadlock: OnDeadlock = "refuse", policy: Policy = "detect",
         order: OrderMode | None = None, class_of: Callable[[str], str] = shape,
         events: LockEvents | None = None, long_wait_s: float | None = None,
+        socket: LockSocket | None = None,
         logger_provider: LoggerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         aging_s: float = AGING_NS / 1e9, monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:  # fmt: skip
-        settings = Settings.load(lock_order=order, lock_events=events, lock_long_wait_s=long_wait_s)
+        settings = Settings.load(
+            lock_order=order, lock_events=events, lock_long_wait_s=long_wait_s, lock_socket=socket
+        )
         # A fence grows over restarts too, as long as the clock is not set back, since no
         # process grants 2**20 locks in each millisecond of its life.
         fence = time.time_ns() // 10**6 << 20
@@ -86,6 +93,9 @@ class LockManager:
             self._engine.order = LockOrder(self._engine.table)
             self._engine.raise_on_order = settings.lock_order == "raise"
         watch(self._engine)
+        self._is_shown = settings.lock_socket != "off"
+        if self._is_shown:
+            window.show(self, self._engine)
 
     def _wire(self, telemetry: Telemetry, metrics: LockMetrics) -> None:
         engine = self._engine
@@ -265,6 +275,19 @@ class LockManager:
     def snapshot(self) -> Snapshot:
         """Who holds what and who waits for whom, at one moment; ``to_dot``, ``to_mermaid``."""
         return take(self._engine, self.deadlocks())
+
+    def publish(self, timeout: float = 1.0) -> bool:
+        """Let ``otel-memoir locks`` look into this process now, before anybody had to wait.
+
+        In a server that forks, call it in the workers: a fork child begins anew.
+
+        Args:
+            timeout: Seconds to wait for the socket at most; 0, for event loops: it comes soon.
+
+        Returns:
+            Whether it is there. Never, where the setting ``lock_socket`` is ``off``.
+        """
+        return self._is_shown and window.open(timeout)
 
     def deadlocks(self) -> tuple[DeadlockReport, ...]:
         """The last deadlocks, oldest first."""
