@@ -13,6 +13,7 @@ from otel_memoir.cli.clock import clock
 from otel_memoir.cli.demo import run_demo
 from otel_memoir.cli.drain import Drained, drain
 from otel_memoir.cli.events import events_command
+from otel_memoir.cli.locks import locks
 from otel_memoir.cli.places import as_json, directories, spool_dir
 from otel_memoir.cli.quarantine import quarantine
 from otel_memoir.cli.show import print_json, print_status, status_json, totals_json
@@ -163,4 +164,5 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
 main.add_command(events_command)
 main.add_command(clock)
+main.add_command(locks)
 main.add_command(quarantine)

@@ -1,0 +1,1 @@
+"""Programs that hold locks and wait for them, to be looked at from outside."""
