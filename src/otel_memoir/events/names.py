@@ -115,6 +115,7 @@ CONSOLIDATION_OUTPUTS: Final = "memoir.consolidation.outputs"
 INPUT_RECORD_IDS: Final = "memoir.input.record_ids"
 OUTPUT_RECORD_IDS: Final = "memoir.output.record_ids"
 REFLECTION_ID: Final = "memoir.reflection.id"
+REFLECTION_NAME: Final = "memoir.reflection.name"
 REFLECTION_TRIGGER: Final = "memoir.reflection.trigger"
 REFLECTION_SNAPSHOT_SEQUENCE: Final = "memoir.reflection.snapshot_sequence"
 REFLECTION_DURATION: Final = "memoir.reflection.duration"
@@ -122,6 +123,7 @@ REFLECTION_INSIGHTS: Final = "memoir.reflection.insights"
 REFLECTION_RERUNS: Final = "memoir.reflection.reruns"
 REFLECTION_WRITES_APPLIED: Final = "memoir.reflection.writes_applied"
 REFLECTION_RERUN_REQUESTED: Final = "memoir.reflection.rerun_requested"
+REFLECTION_HOLDER_IDS: Final = "memoir.reflection.holder_ids"
 LOCK_KEY: Final = "memoir.lock.key"
 LOCK_MODE: Final = "memoir.lock.mode"
 LOCK_UNIT: Final = "memoir.lock.unit"
@@ -197,11 +199,11 @@ ATTRIBUTES_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
         "memoir.record.type", "memoir.record.superseded_by", "memoir.record.from",
         "memoir.record.to", "memoir.erasure.basis", "memoir.change.id", "memoir.conflict.action",
         "memoir.recall.method", "memoir.query.hash", "memoir.reflection.id",
-        "memoir.reflection.trigger", "memoir.lock.key", "memoir.lock.mode", "memoir.lock.unit",
-        "memoir.deadlock.id", "memoir.deadlock.role", "memoir.deadlock.resolution",
-        "memoir.gap.cause", "memoir.gap.stream.id", "memoir.gap.message", "memoir.health.state",
-        "memoir.health.previous_state", "memoir.health.component", "memoir.health.message",
-        "memoir.health.hint",
+        "memoir.reflection.name", "memoir.reflection.trigger", "memoir.lock.key",
+        "memoir.lock.mode", "memoir.lock.unit", "memoir.deadlock.id", "memoir.deadlock.role",
+        "memoir.deadlock.resolution", "memoir.gap.cause", "memoir.gap.stream.id",
+        "memoir.gap.message", "memoir.health.state", "memoir.health.previous_state",
+        "memoir.health.component", "memoir.health.message", "memoir.health.hint",
     ),
     "int": (
         "gen_ai.memory.record.count", "memoir.schema.version", "memoir.stream.epoch",
@@ -228,8 +230,8 @@ ATTRIBUTES_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
     "string[]": (
         "memoir.cause.uids", "memoir.source.refs", "memoir.record.ids",
         "memoir.record.derived_from", "memoir.record.changed_fields", "memoir.input.record_ids",
-        "memoir.output.record_ids", "memoir.lock.holders", "memoir.deadlock.units",
-        "memoir.deadlock.keys",
+        "memoir.output.record_ids", "memoir.reflection.holder_ids", "memoir.lock.holders",
+        "memoir.deadlock.units", "memoir.deadlock.keys",
     ),
     "double": (
         "memoir.record.importance", "memoir.record.ttl", "memoir.recall.threshold",

@@ -191,7 +191,7 @@ EVENTS: Final = {
             ", set off by {memoir.reflection.trigger}",
         ),
         attributes=frozenset((
-            "memoir.input.record_ids", "memoir.reflection.id",
+            "memoir.input.record_ids", "memoir.reflection.id", "memoir.reflection.name",
             "memoir.reflection.snapshot_sequence", "memoir.reflection.trigger",
         )),
     ),
@@ -204,7 +204,8 @@ EVENTS: Final = {
         ),
         attributes=frozenset((
             "memoir.input.record_ids", "memoir.output.record_ids", "memoir.reflection.duration",
-            "memoir.reflection.id", "memoir.reflection.insights", "memoir.reflection.reruns",
+            "memoir.reflection.id", "memoir.reflection.insights", "memoir.reflection.name",
+            "memoir.reflection.rerun_requested", "memoir.reflection.reruns",
         )),
     ),
     "memoir.reflection.failed": Kind(
@@ -216,7 +217,8 @@ EVENTS: Final = {
         ),
         attributes=frozenset((
             "memoir.output.record_ids", "memoir.reflection.duration", "memoir.reflection.id",
-            "memoir.reflection.rerun_requested", "memoir.reflection.writes_applied",
+            "memoir.reflection.name", "memoir.reflection.rerun_requested",
+            "memoir.reflection.writes_applied",
         )),
     ),
     "memoir.reflection.skipped": Kind(
@@ -227,8 +229,9 @@ EVENTS: Final = {
             "[memoir.reflection.writes_applied]; some of it was written",
         ),
         attributes=frozenset((
-            "memoir.reflection.id", "memoir.reflection.rerun_requested",
-            "memoir.reflection.writes_applied",
+            "memoir.lock.holders", "memoir.output.record_ids", "memoir.reflection.duration",
+            "memoir.reflection.holder_ids", "memoir.reflection.id", "memoir.reflection.name",
+            "memoir.reflection.rerun_requested", "memoir.reflection.writes_applied",
         )),
     ),
     "memoir.write.conflict": Kind(
@@ -242,7 +245,7 @@ EVENTS: Final = {
         ),
         attributes=frozenset((
             "memoir.conflict.action", "memoir.conflict.actual_version",
-            "memoir.conflict.expected_version",
+            "memoir.conflict.expected_version", "memoir.reflection.id",
         )),
     ),
     "memoir.store.created": Kind(
