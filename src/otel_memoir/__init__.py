@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from otel_memoir.events import MemoryEvent
     from otel_memoir.locks import Lease, LockManager
     from otel_memoir.memory_log import MemoryLog, Receipt, install
+    from otel_memoir.reflection import Reflection, Reflections
     from otel_memoir.sdk import (
         DurableLogExporter,
         DurableLogRecordProcessor,
@@ -28,6 +29,8 @@ else:
         "MemoryEvent": "events",
         "MemoryLog": "memory_log",
         "Receipt": "memory_log",
+        "Reflection": "reflection",
+        "Reflections": "reflection",
         "Settings": "settings",
         "SpoolStatus": "spool",
         "StampLogRecordProcessor": "sdk",
@@ -53,6 +56,8 @@ __all__ = [
     "MemoryEvent",
     "MemoryLog",
     "Receipt",
+    "Reflection",
+    "Reflections",
     "Settings",
     "SpoolStatus",
     "StampLogRecordProcessor",

@@ -13,7 +13,8 @@
     │   ├── LockOrderError                       locks were asked for in a dangerous order
     │   ├── LockTimeoutError (also a TimeoutError)   a lock was not granted in time
     │   ├── LockLostError                        a lease ended while its holder was at work
-    │   └── OwnerDiedError                       a unit ended with its lock still held
+    │   ├── OwnerDiedError                       a unit ended with its lock still held
+    │   └── ReflectionSkippedError               another reflection is under way, and was asked
     ├── WriteConflictError                       a change met a version it was not based on
     └── EventError         (also a ValueError)   a memory event cannot be made or read
 
@@ -25,7 +26,7 @@ and what a person can do about it. None of them leaves ``emit``, ``export``,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class MemoirError(Exception):
@@ -141,22 +142,58 @@ class OwnerDiedError(LockError):
     """A unit ended with the lock held: what the lock protects may be half written."""
 
 
+class ReflectionSkippedError(LockError):
+    """A reflection did not run: others are under way on its memories, and were asked to run again.
+
+    Attributes:
+        holders: Ids of the reflections that were asked. Each finds the request in its
+            ``rerun_requests``.
+    """
+
+    def __init__(self, name: str, *, holders: Sequence[str]) -> None:
+        self.holders = tuple(holders)
+        super().__init__(
+            "start reflection", target=name,
+            cause=f"reflection {', '.join(holders)} is under way, and was asked to run again",
+            hint='Let it be, or wait for it with if_busy="wait".',
+        )
+
+
 class EventError(MemoirError, ValueError):
     """A memory event cannot be made, written in some form, or read from it."""
+
+
+class Conflict(NamedTuple):
+    """A memory that has another version than was expected."""
+
+    key: str
+    expected: Any
+    found: Any
+
+    def __str__(self) -> str:
+        # Other versions than numbers may be content, and errors are logged.
+        known = all(version is None or type(version) is int for version in self[1:])
+        return f"it has version {self.found}, not {self.expected}" if known else "it changed"
 
 
 class WriteConflictError(MemoirError):
     """A change met a version that it was not based on, and was refused.
 
     Attributes:
-        key: The key of the memory record.
+        key: The key of the memory record; of several the first.
 
         expected, found: The version on which the change was based, and the one there is.
+
+        conflicts: All of them: each a key, the version expected and the version found.
     """
 
-    def __init__(self, key: str, *, expected: object, found: object) -> None:
+    def __init__(
+        self, key: str, *, expected: object, found: object, more: Sequence[Conflict] = ()
+    ) -> None:
         self.key, self.expected, self.found = key, expected, found
+        self.conflicts = (Conflict(key, expected, found), *more)
+        cause = "; ".join([str(self.conflicts[0]), *(f"{one.key}: {one}" for one in more)])
         super().__init__(
-            "change", target=key, cause=f"it has version {found}, not {expected}",
+            "change", target=key, cause=cause,
             hint="Somebody changed it in between: read it again, and decide again.",
         )

@@ -26,6 +26,7 @@ from otel_memoir.locks.report import Verdict
 from otel_memoir.locks.roll import Roll
 from otel_memoir.locks.states import HELD
 from otel_memoir.locks.table import Table
+from otel_memoir.locks.watch import Watch
 
 
 class Core:
@@ -53,6 +54,7 @@ class Core:
         self.graph = Graph(self.roll, self.blocked)
         self.donations = Donations(self.graph, aging_ns)
         self.deferred: deque[Claim] = deque()
+        self.watches: tuple[Watch, ...] = ()
         self.order: LockOrder | None = None
         self.on_waited: Callable[[Wait], object] = lambda wait: None
         self.on_contended: Callable[[Claim], object] = lambda lease: None
@@ -108,6 +110,8 @@ class Core:
         assert owner is not None
         lease.state = state
         owner.leases.discard(lease)
+        for watch in self.watches:
+            watch.note(lease)
         if owner.refusals and not owner.leases and lease.token > owner.refused_at:
             owner.refusals = 0
         for entry, mode in lease.steps:
@@ -179,5 +183,6 @@ class Core:
         self.table.entries.clear()
         self.blocked.clear()
         self.deferred.clear()
+        self.watches = ()
         self.donations.forget()
         self.roll.forget()

@@ -29,3 +29,8 @@ def shape(key: str) -> str:
 def canonical(key: str) -> list[str]:
     """What keys are sorted by: an ancestor comes before what is below it."""
     return key.split("/")
+
+
+def related(key: str, other: str) -> bool:
+    """Whether two keys are the same, or one is below the other."""
+    return f"{key}/".startswith(f"{other}/") or f"{other}/".startswith(f"{key}/")

@@ -7,7 +7,7 @@ import inspect
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from otel_memoir.locks.retry import again, again_async
 from otel_memoir.locks.snapshot import Snapshot, take
 from otel_memoir.locks.table import Table
 from otel_memoir.locks.telemetry import LockEvents, Telemetry
+from otel_memoir.locks.watch import Watch
 from otel_memoir.locks.window import LockSocket, window
 from otel_memoir.settings import Settings
 
@@ -299,11 +300,27 @@ class LockManager:
         with self._engine.mutex:
             return tuple(order.findings) if order is not None else ()
 
+    def watch(self, keys: Iterable[str]) -> Watch:
+        """Note from now on who holds some keys exclusively, for one who does not hold them."""
+        watch = Watch(keys)
+        with self._engine.mutex:
+            self._engine.watches = (*self._engine.watches, watch)
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """Let a watch note no more; harmless when that was said before."""
+        with self._engine.mutex:
+            self._engine.watches = tuple(w for w in self._engine.watches if w is not watch)
+
     # -- seams for a remote engine ---------------------------------------------
 
     def unit_id(self) -> str:
         """The stable id of the calling thread or task."""
         return self._engine.roll.here().id
+
+    def owner_id(self) -> str:
+        """The id of the unit that the calling one takes locks for: itself, unless bound."""
+        return self._engine.roll.here().owner.id
 
     def on_block(self, call: Callable[[str, tuple[str, ...]], object]) -> None:
         """Have ``call(unit, holders)`` called, with ids, when a unit begins to wait."""

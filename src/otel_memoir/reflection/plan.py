@@ -1,0 +1,47 @@
+"""What a reflection was asked to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from otel_memoir.locks.modes import mode_of
+
+if TYPE_CHECKING:
+    from otel_memoir.reflection.reflection import Reflection
+
+IfBusy = Literal["wait", "skip"]
+Keys = str | Iterable[str] | Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The arguments of ``Reflections.reflect``; ``where``: the line of code that called it."""
+
+    name: str
+    keys: Mapping[str, str]
+    priority: int
+    timeout: float | None
+    ttl: float | None
+    max_hold: float | None
+    if_busy: IfBusy
+    on_rerun: Callable[[Reflection], object] | None
+    version_of: Callable[[str], Any] | None
+    trigger: str | None
+    conversation_id: str | None
+    where: tuple[Any, int]
+
+
+def modes_of(keys: Keys) -> dict[str, str]:
+    """Keys with the names of their modes: ``exclusive`` where none is given.
+
+    Raises:
+        LockError: There is no such mode.
+    """
+    if isinstance(keys, str):
+        keys = (keys,)
+    found = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, "exclusive")
+    for mode in found.values():
+        mode_of(mode)
+    return found
