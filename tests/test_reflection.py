@@ -17,8 +17,8 @@ from otel_memoir.errors import (
     WriteConflictError,
 )
 from otel_memoir.events import names
-from otel_memoir.reflection import rota
 from otel_memoir.reflection.basis import Basis
+from otel_memoir.reflection.rota import Rota
 from reflection_helpers import (
     COMPLETED,
     CONFLICT,
@@ -654,6 +654,34 @@ def test_one_that_fails_is_asked_all_the_same(scene: Scene) -> None:
     assert event.attributes[names.REFLECTION_RERUN_REQUESTED] is True
 
 
+def test_a_request_in_the_moment_of_the_end_is_made_or_not_needed(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the first has left, it is asked and sees that; after that, the second runs itself."""
+    again: list[Any] = []
+    asked: list[Any] = []
+    real = Rota.leave
+
+    def leave_between(self: Rota, me: Any) -> None:
+        if me is first:
+            asked.append(enter(two, before).error())
+        real(self, me)
+        if me is first:
+            enter(three, after).get()
+
+    with Scene("threads") as scene:
+        one, two, three = scene.actors(3)
+        first = scene.reflect("consolidate", keys=KEY, on_rerun=again.append)
+        before, after = (scene.reflect("consolidate", keys=KEY, if_busy="skip") for _ in "ba")
+        monkeypatch.setattr(Rota, "leave", leave_between)
+        enter(one, first).get()
+        leave(one, first).get()
+        assert isinstance(asked[0], ReflectionSkippedError)
+        assert again == [first] and first.rerun_requests[0].id == before.id
+        assert after.state == "running"
+        leave(three, after).get()
+
+
 def consolidated(scene: Scene) -> set[str]:
     """What is taken in by reflections of two units that each have a note to take in.
 
@@ -685,6 +713,5 @@ def test_without_the_request_the_work_of_the_second_is_lost(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control."""
-    monkeypatch.setattr(rota, "RerunRequest", lambda *_: None)
     monkeypatch.setattr("otel_memoir.reflection.Reflection.rerun_requested", False)
     assert consolidated(scene) == {"first"}
