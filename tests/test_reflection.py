@@ -82,10 +82,12 @@ def test_a_reflection_without_keys_locks_nothing_and_tells_the_same(scene: Scene
     assert scene.told.names() == [STARTED, COMPLETED]
 
 
-def test_a_mode_that_does_not_exist_is_an_error_at_once(scene: Scene) -> None:
+def test_a_mode_or_choice_that_does_not_exist_is_an_error_at_once(scene: Scene) -> None:
     """Before anything is told."""
     with pytest.raises(LockError, match="exclusive"):
         scene.reflect("consolidate", keys={KEY: "exclusiv"})
+    with pytest.raises(LockError, match="skip"):
+        scene.reflect("consolidate", keys=KEY, if_busy="skipp")  # type: ignore[arg-type]
     assert scene.told.names() == []
 
 
@@ -195,7 +197,7 @@ def test_what_was_read_and_written_is_told_at_the_end(scene: Scene) -> None:
     assert event.attributes[names.REFLECTION_INSIGHTS] == 3
     assert event.attributes[names.INPUT_RECORD_IDS] == ("notes/a",)
     assert event.attributes[names.OUTPUT_RECORD_IDS] == ("notes/b", "notes/c")
-    assert event.outcome == "success"
+    assert event.outcome is None  # which means success
 
 
 def test_a_reflection_whose_lease_was_taken_away_ends_failed(scene: Scene) -> None:
@@ -393,6 +395,16 @@ def test_a_lock_that_was_upgraded_and_downgraded_meanwhile_counts_as_a_write(sce
         two.release(lease).get()
 
     assert isinstance(think(scene, one, reflection, meanwhile), WriteConflictError)
+    leave(one, reflection).get()
+
+
+def test_a_writer_whose_lease_ran_out_counts(scene: Scene) -> None:
+    """It may have written before that, and fence off nothing."""
+    one, two = scene.actors(2)
+    reflection = scene.reflect("consolidate", keys=KEY)
+    enter(one, reflection).get()
+    error = think(scene, one, reflection, lambda: two.acquire(KEY, ttl=0.0).get())
+    assert isinstance(error, WriteConflictError)
     leave(one, reflection).get()
 
 

@@ -126,7 +126,7 @@ def test_without_the_end_of_what_did_not_begin_a_cancellation_would_be_seen(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control."""
-    monkeypatch.setattr(Reflection, "_failing", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(Reflection, "_end", lambda self, error: None)
     harm, _, _ = cancelled_at(1)
     assert harm == ["ends", "spans", "current"]
 

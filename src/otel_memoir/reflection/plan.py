@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from otel_memoir.errors import LockError
 from otel_memoir.locks.modes import mode_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ class Plan:
     trigger: str | None
     conversation_id: str | None
     where: tuple[Any, int]
+
+
+def known(if_busy: str) -> IfBusy:
+    """The word, if it is one of those there are; else a ``LockError``."""
+    if if_busy in ("wait", "skip"):
+        return if_busy  # type: ignore[return-value]
+    raise LockError(
+        "plan reflection", target=f"if_busy={if_busy!r}", cause="there is no such choice",
+        hint='Use "wait" or "skip".',
+    )
 
 
 def modes_of(keys: Keys) -> dict[str, str]:

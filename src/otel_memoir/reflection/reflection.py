@@ -174,11 +174,13 @@ class Reflection:
 
     def __enter__(self) -> Reflection:
         self._claim()
-        with self._failing():
+        try:
             self._begin()
             self._take()
-            self._start()
-        return self
+            return self._start()
+        except BaseException as error:
+            self._end(error)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
@@ -191,11 +193,13 @@ class Reflection:
 
     async def __aenter__(self) -> Reflection:
         self._claim()
-        with self._failing():
+        try:
             self._begin()
             await self._take_async()
-            self._start()
-        return self
+            return self._start()
+        except BaseException as error:
+            self._end(error)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
@@ -224,26 +228,19 @@ class Reflection:
             self._story.skipped(holders)
             raise ReflectionSkippedError(self.name, holders=[one.id for one in holders])
 
-    def _start(self) -> None:
+    def _start(self) -> Reflection:
         self.state = RUNNING
         self._story.started()
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self._end(error)
-            raise
+        return self
 
     def _end(self, error: BaseException | None) -> None:
         if self.state is ENDED or self._pid != os.getpid():
             return  # in a fork child: it is the parent's to end
-        self.state = ENDED
-        self._basis.give_up()
         try:
             self._let_go()
         finally:
+            self.state = ENDED
+            self._basis.give_up()
             self._rota.leave(self)
             self._story.ended(self, error)
         if self.rerun_requested and self._plan.on_rerun is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from otel_memoir.reflection.plan import IfBusy, Keys, Plan, modes_of
+from otel_memoir.reflection.plan import IfBusy, Keys, Plan, known, modes_of
 from otel_memoir.reflection.reflection import Reflection
 from otel_memoir.reflection.rota import rota_of
 from otel_memoir.reflection.telling import Teller
@@ -82,7 +82,8 @@ class Reflections:
             version_of: Tells the version of a memory, by key, in whatever can be compared;
                 an ``async def`` in ``async with``. It is asked before and after ``unlocked``,
                 while the locks are held. By default the lock manager tells who held the keys
-                exclusively, which is enough where all who write take the locks.
+                exclusively, which is enough where all who write take the locks; the versions
+                of a conflict are fencing tokens then.
 
             trigger: What set it off: ``schedule``, ``threshold``, ``idle``, ``trial_end``,
                 ``manual``.
@@ -95,7 +96,7 @@ class Reflections:
         frame = sys._getframe(1)
         plan = Plan(
             name=name, keys=modes_of(keys), priority=priority, timeout=timeout, ttl=ttl,
-            max_hold=max_hold, if_busy=if_busy, on_rerun=on_rerun, version_of=version_of,
+            max_hold=max_hold, if_busy=known(if_busy), on_rerun=on_rerun, version_of=version_of,
             trigger=trigger, conversation_id=conversation_id,
             where=(frame.f_code, frame.f_lasti),
         )  # fmt: skip

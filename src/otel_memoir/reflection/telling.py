@@ -127,7 +127,7 @@ class Story:
             said |= {names.CONFLICT_ACTION: "dropped", names.REFLECTION_ID: self._id}
             self._emit_plain(
                 names.EVENT_WRITE_CONFLICT, attributes=said, record_id=key,
-                actor_type="background", outcome="failure",
+                actor_type="agent", outcome="failure",
             )
 
     def skipped(self, holders: Sequence[Reflection]) -> None:
@@ -149,7 +149,7 @@ class Story:
         if error is None:
             said |= {names.REFLECTION_INSIGHTS: reflection.writes,
                      names.INPUT_RECORD_IDS: reflection.was_read}  # fmt: skip
-            self._emit(names.EVENT_REFLECTION_COMPLETED, said, outcome="success")
+            self._emit(names.EVENT_REFLECTION_COMPLETED, said)
         else:
             said[names.REFLECTION_WRITES_APPLIED] = reflection.writes > 0
             self._ended_badly(said, error, "partial" if reflection.writes else "failure")
