@@ -186,8 +186,14 @@ class Reflection:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        lost = self._loss() if error is None else None
-        self._end(error or lost)
+        # What strikes before this line cannot be met in Python, as for a lease.
+        try:
+            self._let_go()
+            lost = self._loss() if error is None else None
+            self._end(error or lost)
+        except BaseException as interrupt:
+            self._end(interrupt)
+            raise
         if lost is not None:
             raise lost
 
