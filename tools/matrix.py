@@ -22,7 +22,8 @@ QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
          "outcome", "backoff", "house", "events_model", "events_forms", "events_content",
          "events_versions", "events_lost_updates", "hlc", "order", "order_readers",
-         "memory_log", "stamp_processor", "stamp_stream", "locks_suite", "locks_deadlocks")
+         "memory_log", "stamp_processor", "stamp_stream", "locks_suite", "locks_deadlocks",
+         "reflection", "reflection_tasks")
 
 
 def interpreter(version: str) -> str | None:
