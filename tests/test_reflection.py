@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -454,12 +457,12 @@ def test_the_version_that_came_with_what_was_read_counts(scene: Scene) -> None:
 def test_versions_that_are_no_numbers_are_compared_and_not_told(scene: Scene) -> None:
     """They may be content: the error has them, neither its text nor the event does."""
     (one,) = scene.actors(1)
-    versions = ["likes tea"]
+    versions: list[Any] = [["likes tea"]]  # nor can they be hashed
     reflection = scene.reflect("c", keys=KEY, version_of=lambda key: versions[-1])
     enter(one, reflection).get()
-    error = think(scene, one, reflection, lambda: versions.append("likes coffee"))
+    error = think(scene, one, reflection, lambda: versions.append(["likes coffee"]))
     assert isinstance(error, WriteConflictError)
-    assert error.conflicts == ((KEY, "likes tea", "likes coffee"),)
+    assert error.conflicts == ((KEY, ["likes tea"], ["likes coffee"]),)
     leave(one, reflection, error).get()
     told = str(error) + str([event.to_attributes() for event in scene.told.events()])
     assert "likes" not in told and KEY in told
@@ -692,6 +695,37 @@ def test_a_request_in_the_moment_of_the_end_is_made_or_not_needed(
         assert again == [first] and first.rerun_requests[0].id == before.id
         assert after.state == "running"
         leave(three, after).get()
+
+
+def test_among_threads_every_request_is_heard() -> None:
+    """Eight at once on two keys: each that was asked says so at its end, and no other."""
+    with Scene("threads") as scene:
+        actors = scene.actors(8)
+        start = threading.Barrier(8)
+
+        def reflect_often(key: str) -> None:
+            start.wait(60)
+            for _ in range(50):
+                reflection = scene.reflect("c", keys=key, if_busy="skip")
+                with (
+                    contextlib.suppress(ReflectionSkippedError), reflection, reflection.unlocked()
+                ):
+                    pass
+
+        answers = [
+            actor.do(partial(reflect_often, "ab"[number % 2]))
+            for number, actor in enumerate(actors)
+        ]
+        assert [answer.error() for answer in answers] == [None] * 8
+        skipped, completed = scene.told.events(SKIPPED), scene.told.events(COMPLETED)
+        assert len(skipped) + len(completed) == 8 * 50
+        asked = {one for event in skipped
+                 for one in event.attributes[names.REFLECTION_HOLDER_IDS]}  # fmt: skip
+        heard = {event.attributes[names.REFLECTION_ID] for event in completed
+                 if event.attributes[names.REFLECTION_RERUN_REQUESTED]}  # fmt: skip
+        assert asked == heard
+        assert asked, "nobody was in anybody's way"
+        assert not held(scene.locks)
 
 
 def consolidated(scene: Scene) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import linecache
 import sys
 from typing import Any
@@ -51,6 +52,8 @@ def lines_of() -> list[Place]:
 def interrupted(place: Place) -> Told:
     """What is told, and left, by a reflection that is interrupted at a line."""
     told = Told(LockManager())
+    # Struck in the telling, it may leave its span the current one: not that of other tests.
+    context = contextvars.copy_context()
 
     def strike(frame: Any, event: str, arg: Any) -> Any:
         if event == "line" and (frame.f_code.co_filename, frame.f_lineno) == place:
@@ -60,7 +63,7 @@ def interrupted(place: Place) -> Told:
 
     sys.settrace(strike)
     try:
-        operation(told)
+        context.run(operation, told)
     except OutsideError:
         pass
     finally:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry._logs import NoOpLogger
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -153,6 +155,21 @@ def test_a_skipped_one_is_a_span_that_has_ended_and_no_error(run: Any) -> None:
         assert event.trace.span_id == span.context.span_id
         assert first.id in str(caught.value)
         leave(holder, first).get()
+
+
+def test_what_is_told_of_its_locks_is_told_in_its_span(run: Any) -> None:
+    """It is there before they are asked for."""
+    exporter, loggers = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    with Stage(logger_provider=loggers) as stage:
+        told, holder = Told(stage.locks), stage.actor()
+        holder.acquire(KEY).get()
+        with pytest.raises(LockTimeoutError):
+            run(told.reflect("consolidate", keys=KEY, timeout=0.01))
+    (span,) = told.spans()
+    (record,) = [one.log_record for one in exporter.get_finished_logs()]
+    assert record.event_name == names.EVENT_LOCK_TIMEOUT
+    assert span.context is not None and record.span_id == span.context.span_id
 
 
 class Broken(SpanProcessor):

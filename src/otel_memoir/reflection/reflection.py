@@ -12,30 +12,21 @@ cancellation can.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from otel_memoir.errors import (
-    Conflict,
-    LockError,
-    LockLostError,
-    ReflectionSkippedError,
-    WriteConflictError,
-)
-from otel_memoir.reflection.basis import Basis, Versions
+from otel_memoir.errors import Conflict, LockError, ReflectionSkippedError, WriteConflictError
+from otel_memoir.reflection.hold import ENDED, RUNNING, Hold
 from otel_memoir.reflection.rota import RerunRequest, Rota
 from otel_memoir.reflection.telling import Story, Teller, guarded
 from otel_memoir.reflection.unlocked import Unlocked
 from otel_memoir.stamping.uid import new_uid
 
 if TYPE_CHECKING:
-    from otel_memoir.locks import Lease, LockManager
+    from otel_memoir.locks import LockManager
     from otel_memoir.reflection.plan import Plan
-
-NEW, RUNNING, THINKING, ENDED = "new", "running", "thinking", "ended"
 
 
 class Reflection:
@@ -44,15 +35,10 @@ class Reflection:
     Attributes:
         id, name, keys: Its id, what kind it is, and what it locks, with modes.
 
-        state: ``new`` (also while it waits), ``running``, ``thinking`` (without its locks),
-            or ``ended``.
-
         owner: The id of the unit that it locks for, from its beginning.
 
         rerun_requests: Who asked it to run again, because they were skipped. After its
             end nobody is added any more.
-
-        writes: How many writes it said it did.
     """
 
     def __init__(
@@ -60,20 +46,23 @@ class Reflection:
         monotonic_s: Callable[[], float],
     ) -> None:  # fmt: skip
         self.id, self.name, self.keys = new_uid(), plan.name, plan.keys
-        self.state, self.owner, self.writes = NEW, "", 0
+        self.owner = ""
         self.rerun_requests: tuple[RerunRequest, ...] = ()
         self._locks, self._rota, self._plan = locks, rota, plan
         self._monotonic_s, self._began_s, self._pid = monotonic_s, 0.0, os.getpid()
-        self._wait_s = plan.timeout
-        self._lease: Lease | None = None
-        self._basis = Basis(locks, plan.keys, plan.version_of)
-        self._stale: dict[str, Conflict] = {}
-        self._untold: tuple[Conflict, ...] = ()
-        self._read: dict[str, None] = {}
-        self._written: dict[str, None] = {}
+        self._hold = Hold(locks, plan, monotonic_s)
+        self._told: dict[str, Conflict] = {}
+        # Lists, since children that are bound to it may add to them from other threads.
+        self._reads: list[str] = []
+        self._writes: list[str] = []
         self._story = Story(teller, self, plan)
 
     # -- for the block --------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``new``, also while it waits; ``running``; ``thinking``, without its locks; ``ended``."""
+        return self._hold.state
 
     @property
     def rerun_requested(self) -> bool:
@@ -86,18 +75,23 @@ class Reflection:
 
         After ``unlocked`` it is another one.
         """
-        self._hold()
-        return self._lease.fencing_token if self._lease is not None else 0
+        self._hold.check()
+        return self._hold.fencing_token
 
     @property
     def was_read(self) -> tuple[str, ...]:
-        """What it said it read."""
-        return tuple(self._read)
+        """What it said it read, each once."""
+        return tuple(dict.fromkeys(self._reads))
 
     @property
     def written(self) -> tuple[str, ...]:
-        """What it said it wrote."""
-        return tuple(self._written)
+        """What it said it wrote, each once."""
+        return tuple(dict.fromkeys(self._writes))
+
+    @property
+    def writes(self) -> int:
+        """How many writes it said it did."""
+        return len(self._writes)
 
     @property
     def duration_s(self) -> float:
@@ -115,14 +109,13 @@ class Reflection:
                 read; compared with what ``version_of`` says then. None: ``version_of``
                 is asked when the locks are let go.
         """
-        self._hold()
-        self._read[key] = None
-        self._basis.tell(key, version)
+        self._hold.check()
+        self._reads.append(key)
+        self._hold.basis.tell(key, version)
 
     def wrote(self, *keys: str) -> None:
         """Say that memories were written, once for each write. Never raises."""
-        self.writes += len(keys)
-        self._written.update(dict.fromkeys(keys))
+        self._writes.extend(keys)
 
     def unlocked(self) -> Unlocked:
         """Let go of the locks for a block: ``with`` or ``async with``, around a long call.
@@ -136,7 +129,7 @@ class Reflection:
 
             LockTimeoutError, DeadlockError, OwnerDiedError: The locks are not held.
         """
-        return Unlocked(self)
+        return Unlocked(self._hold, self.check)
 
     def check(self) -> None:
         """Raise, unless what it was going to write may be written.
@@ -151,24 +144,21 @@ class Reflection:
 
             LockError: The locks are not held.
         """
-        self._hold()
-        if self._stale:
-            untold, self._untold = self._untold, ()
-            self._story.refused(untold)
-            raise WriteConflictError(tuple(self._stale.values()))
+        self._hold.check()
+        stale = self._hold.stale
+        if stale:
+            new = [one for key, one in stale.items() if self._told.get(key) is not one]
+            self._story.refused(new)
+            self._told.update(stale)
+            raise WriteConflictError(tuple(stale.values()))
 
     def refresh(self) -> None:
         """Begin with what is there now, after a conflict: to be called before reading again."""
-        self._hold()
-        self._stale.clear()
-        self._untold = ()
-        self._basis.forget()
+        self._hold.refresh()
 
     def heartbeat(self) -> None:
         """Say that it is at work: the locks last ``ttl`` from now, up to ``max_hold``."""
-        self._hold()
-        if self._lease is not None:
-            self._lease.heartbeat()
+        self._hold.heartbeat()
 
     # -- with -----------------------------------------------------------------
 
@@ -176,7 +166,7 @@ class Reflection:
         self._claim()
         try:
             self._begin()
-            self._take()
+            self._hold.take()
             return self._start()
         except BaseException as error:
             self._end(error)
@@ -188,8 +178,8 @@ class Reflection:
     ) -> None:  # fmt: skip
         # What strikes before this line cannot be met in Python, as for a lease.
         try:
-            self._let_go()
-            lost = self._loss() if error is None else None
+            self._hold.let_go()
+            lost = self._hold.loss() if error is None else None
             self._end(error or lost)
         except BaseException as interrupt:
             self._end(interrupt)
@@ -201,7 +191,7 @@ class Reflection:
         self._claim()
         try:
             self._begin()
-            await self._take_async()
+            await self._hold.take_async()
             return self._start()
         except BaseException as error:
             self._end(error)
@@ -230,12 +220,12 @@ class Reflection:
         self._story.begin(self)
         holders = self._rota.join(self, skip=self._plan.if_busy == "skip")
         if holders:
-            self.state = ENDED
+            self._hold.end()
             self._story.skipped(holders)
             raise ReflectionSkippedError(self.name, holders=[one.id for one in holders])
 
     def _start(self) -> Reflection:
-        self.state = RUNNING
+        self._hold.state = RUNNING
         self._story.started()
         return self
 
@@ -243,81 +233,10 @@ class Reflection:
         if self.state is ENDED or self._pid != os.getpid():
             return  # in a fork child: it is the parent's to end
         try:
-            self._let_go()
+            self._hold.let_go()
         finally:
-            self.state = ENDED
-            self._basis.give_up()
+            self._hold.end()
             self._rota.leave(self)
             self._story.ended(self, error)
         if self.rerun_requested and self._plan.on_rerun is not None:
             guarded(partial(self._plan.on_rerun, self), "on_rerun")
-
-    # -- locks ----------------------------------------------------------------
-
-    def _take(self) -> None:
-        lease = self._new_lease()
-        if lease is not None:
-            with self._waiting():
-                lease.__enter__()
-
-    async def _take_async(self) -> None:
-        lease = self._new_lease()
-        if lease is not None:
-            with self._waiting():
-                await lease.__aenter__()
-
-    def _new_lease(self) -> Lease | None:
-        plan = self._plan
-        if not plan.keys:
-            return None
-        lease = self._locks.hold_all(plan.keys, timeout=self._wait_s, priority=plan.priority)
-        lease.where = plan.where
-        # Kept before it is granted: an interrupt between would leave it to nobody.
-        self._lease = lease if plan.ttl is None else lease.limit(plan.ttl, plan.max_hold)
-        return self._lease
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        began_s = self._monotonic_s()
-        try:
-            yield
-        finally:
-            if self._wait_s is not None:
-                self._wait_s = max(0.0, self._wait_s - (self._monotonic_s() - began_s))
-
-    def _let_go(self) -> None:
-        if self._lease is not None:
-            self._lease.__exit__(None, None, None)
-
-    def _hold(self) -> None:
-        """Raise unless the locks are held, and the versions compared."""
-        if self.state is not RUNNING:
-            raise LockError(
-                "use reflection", target=self.name, cause=f"it is {self.state}",
-                hint="Read and write in its block, and outside of unlocked().",
-            )
-        if self._lease is not None:
-            self._lease.check()
-
-    def _loss(self) -> LockLostError | None:
-        try:
-            if self._lease is not None and self.state is RUNNING:
-                self._lease.check()
-        except LockLostError as lost:
-            return lost
-        return None
-
-    # -- for unlocked ---------------------------------------------------------
-
-    def pause(self, versions: Versions) -> None:
-        """Let go of the locks; called by ``Unlocked`` with the versions as they are."""
-        self._basis.open(versions, self._lease.fencing_token if self._lease else 0)
-        self._hold()  # also while the versions were asked for
-        self.state = THINKING
-        self._let_go()
-
-    def resume(self, versions: Versions) -> None:
-        """The locks are held again; called by ``Unlocked`` with the versions as they are."""
-        self._untold = self._basis.settle(versions)
-        self._stale.update({one.key: one for one in self._untold})
-        self.state = RUNNING

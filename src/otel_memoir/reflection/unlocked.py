@@ -11,48 +11,50 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from otel_memoir.reflection.reflection import Reflection
+    from collections.abc import Callable
+
+    from otel_memoir.reflection.hold import Hold
 
 
 class Unlocked:
-    """What ``Reflection.unlocked`` gives. See there."""
+    """What ``Reflection.unlocked`` gives. See there.
 
-    def __init__(self, reflection: Reflection) -> None:
-        self._reflection = reflection
+    Args:
+        check: Raises when what was thought may not be written.
+    """
+
+    def __init__(self, hold: Hold, check: Callable[[], None]) -> None:
+        self._hold, self._check = hold, check
 
     def __enter__(self) -> None:
-        reflection = self._reflection
-        reflection._hold()
-        reflection.pause(reflection._basis.ask())
+        self._hold.check()
+        self._hold.pause(self._hold.basis.ask())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        reflection = self._reflection
         if not _comes_back(error):
             return
-        reflection._take()
-        reflection.resume(reflection._basis.ask())
+        self._hold.take()
+        self._hold.resume(self._hold.basis.ask())
         if error is None:
-            reflection.check()
+            self._check()
 
     async def __aenter__(self) -> None:
-        reflection = self._reflection
-        reflection._hold()
-        reflection.pause(await reflection._basis.ask_async())
+        self._hold.check()
+        self._hold.pause(await self._hold.basis.ask_async())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        reflection = self._reflection
         if not _comes_back(error):
             return
-        await reflection._take_async()
-        reflection.resume(await reflection._basis.ask_async())
+        await self._hold.take_async()
+        self._hold.resume(await self._hold.basis.ask_async())
         if error is None:
-            reflection.check()
+            self._check()
 
 
 def _comes_back(error: BaseException | None) -> bool:
