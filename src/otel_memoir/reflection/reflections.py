@@ -72,9 +72,9 @@ class Reflections:
                 taken again; 0 does not wait; None waits as long as it takes.
 
             if_busy: What to do when another reflection is under way on the same memories:
-                ``wait`` for its locks; or ``skip``: do not wait, ask it to run again, and
-                raise. A lock that is held, but by no reflection, is waited for in both cases:
-                its holder will not do this work.
+                ``wait`` for its locks, of which one that thinks holds none; or ``skip``: do
+                not wait, ask it to run again, and raise. A lock that is held, but by no
+                reflection, is waited for in both cases: its holder will not do this work.
 
             on_rerun: Called with this reflection when it has ended, however, if it was
                 asked to run again. What it raises is said, not passed on.
