@@ -454,6 +454,22 @@ def test_the_version_that_came_with_what_was_read_counts(scene: Scene) -> None:
     leave(one, reflection).get()
 
 
+def test_what_it_wrote_itself_is_not_stale_to_it(scene: Scene) -> None:
+    """The version that it read is not that of what it wrote since."""
+    (one,) = scene.actors(1)
+    store = Store()
+    reflection = scene.reflect("consolidate", keys=KEY, version_of=store.version_of)
+    enter(one, reflection).get()
+    reflection.read(KEY, 1)
+    store.write(KEY, "coffee")
+    reflection.wrote(KEY, "profile/u2")
+    assert think(scene, one, reflection, lambda: None) is None
+    error = think(scene, one, reflection, lambda: store.write(KEY, "mate"))
+    assert isinstance(error, WriteConflictError)
+    assert [tuple(one) for one in error.conflicts] == [(KEY, 2, 3)]
+    leave(one, reflection).get()
+
+
 def test_versions_that_are_no_numbers_are_compared_and_not_told(scene: Scene) -> None:
     """They may be content: the error has them, neither its text nor the event does."""
     (one,) = scene.actors(1)

@@ -40,6 +40,10 @@ class Basis:
         """A memory was read, in this version; None: in that which ``version_of`` tells."""
         self._told[key] = version
 
+    def wrote(self, keys: Iterable[str]) -> None:
+        """Memories were written by the reflection itself: their versions are not those read."""
+        self._told.update(dict.fromkeys(self._told.keys() & set(keys)))
+
     def forget(self) -> None:
         """What was read does not count any more."""
         self._told.clear()

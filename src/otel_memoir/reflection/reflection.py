@@ -116,6 +116,7 @@ class Reflection:
     def wrote(self, *keys: str) -> None:
         """Say that memories were written, once for each write. Never raises."""
         self._writes.extend(keys)
+        self._hold.basis.wrote(keys)
 
     def unlocked(self) -> Unlocked:
         """Let go of the locks for a block: ``with`` or ``async with``, around a long call.
