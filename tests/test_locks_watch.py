@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otel_memoir import LockManager
-from otel_memoir.locks.watch import related
+from otel_memoir.locks.keys import related
 
 
 def written(locks: LockManager, key: str, mode: str = "exclusive") -> int:
@@ -42,11 +42,11 @@ def test_a_watch_that_is_closed_notes_no_more_and_others_go_on() -> None:
     """Nothing of it is left in the manager."""
     locks = LockManager()
     first, second = locks.watch(["k"]), locks.watch(["k"])
-    first.close()
-    first.close()
+    locks.unwatch(first)
+    locks.unwatch(first)
     token = written(locks, "k")
     assert first.written == {} and second.written == {"k": token}
-    second.close()
+    locks.unwatch(second)
     assert locks._engine.watches == ()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from locks.actors import Stage
 from otel_memoir.errors import (
     DeadlockError,
     LockError,
@@ -20,6 +21,7 @@ from otel_memoir.errors import (
     WriteConflictError,
 )
 from otel_memoir.events import names
+from otel_memoir.locks.effects import Effects
 from otel_memoir.reflection.basis import Basis
 from otel_memoir.reflection.rota import Rota
 from reflection_helpers import (
@@ -29,6 +31,7 @@ from reflection_helpers import (
     SKIPPED,
     STARTED,
     Scene,
+    Told,
     enter,
     held,
     leave,
@@ -217,15 +220,27 @@ def test_a_reflection_whose_lease_was_taken_away_ends_failed(scene: Scene) -> No
     assert scene.told.names() == [STARTED, FAILED]
 
 
-def test_a_heartbeat_keeps_the_lease(scene: Scene) -> None:
-    """Negative control of the test above."""
-    one, two = scene.actors(2)
-    reflection = scene.reflect("consolidate", keys=KEY, ttl=3600.0)
-    enter(one, reflection).get()
-    one.do(reflection.heartbeat).get()
-    assert isinstance(two.acquire(KEY, timeout=0).error(), LockTimeoutError)
-    leave(one, reflection).get()
-    assert scene.told.names() == [STARTED, COMPLETED]
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_heartbeat_keeps_the_lease_and_without_one_it_is_lost(beats: bool) -> None:
+    """It lasts its term from the last heartbeat; there is none while it thinks."""
+    now_s = [0.0]
+    with Stage("threads", monotonic_ns=lambda: int(now_s[0] * 1e9)) as stage:
+        told = Told(stage.locks)
+        one, two = stage.actors(2)
+        reflection = told.reflect("consolidate", keys=KEY, ttl=10.0)
+        enter(one, reflection).get()
+        now_s[0] = 8.0
+        if beats:
+            one.do(reflection.heartbeat).get()
+        now_s[0] = 15.0
+        taken = two.acquire(KEY, timeout=0.01)
+        assert isinstance(taken.error(), LockTimeoutError) == beats
+        assert isinstance(one.do(reflection.check).error(), LockLostError) != beats
+        if beats:
+            enter(one, reflection.unlocked()).get()
+            assert isinstance(one.do(reflection.heartbeat).error(), LockError)
+        leave(one, reflection).error()
+        assert told.names() == [STARTED, COMPLETED if beats else FAILED]
 
 
 def test_the_line_of_code_that_reflects_is_where_the_lock_was_acquired(scene: Scene) -> None:
@@ -452,6 +467,26 @@ def test_the_version_that_came_with_what_was_read_counts(scene: Scene) -> None:
     assert isinstance(error, WriteConflictError)
     assert [tuple(one) for one in error.conflicts] == [(KEY, 0, 1)]
     leave(one, reflection).get()
+
+
+def test_a_lease_lost_while_versions_are_asked_for_is_told_before_thinking(scene: Scene) -> None:
+    """Else what the robber wrote would count as what was read."""
+    (one,) = scene.actors(1)
+
+    def rob(key: str) -> int:
+        engine, effects = scene.locks._engine, Effects()
+        (lease,) = {lease for entry in engine.table.entries.values()
+                    for owner in entry.holders for lease in owner.leases}  # fmt: skip
+        with engine.mutex:
+            engine.take_away(lease, "it was robbed", effects)
+        return 1
+
+    reflection = scene.reflect("consolidate", keys=KEY, version_of=rob)
+    enter(one, reflection).get()
+    error = enter(one, reflection.unlocked()).error()
+    assert isinstance(error, LockLostError)
+    leave(one, reflection, error).get()
+    assert not held(scene.locks)
 
 
 def test_what_it_wrote_itself_is_not_stale_to_it(scene: Scene) -> None:

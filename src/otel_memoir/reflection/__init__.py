@@ -12,8 +12,8 @@ What it refuses: to write back, when a memory changed since it was read; to run 
 without its locks; to know the SDK.
 """
 
+from otel_memoir.reflection.account import RerunRequest
 from otel_memoir.reflection.reflection import Reflection
 from otel_memoir.reflection.reflections import Reflections
-from otel_memoir.reflection.rota import RerunRequest
 
 __all__ = ["Reflection", "Reflections", "RerunRequest"]

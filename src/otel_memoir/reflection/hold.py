@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from otel_memoir.errors import Conflict, LockError, LockLostError
 from otel_memoir.reflection.basis import Basis, Versions
+from otel_memoir.reflection.plan import Plan
 
 if TYPE_CHECKING:
     from otel_memoir.locks import Lease, LockManager
-    from otel_memoir.reflection.plan import Plan
 
 NEW, RUNNING, THINKING, ENDED = "new", "running", "thinking", "ended"
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from otel_memoir.errors import LockError
 from otel_memoir.locks.modes import mode_of
-
-if TYPE_CHECKING:
-    from otel_memoir.reflection.reflection import Reflection
 
 IfBusy = Literal["wait", "skip"]
 Keys = str | Iterable[str] | Mapping[str, str]
@@ -27,7 +24,6 @@ class Plan:
     ttl: float | None
     max_hold: float | None
     if_busy: IfBusy
-    on_rerun: Callable[[Reflection], object] | None
     version_of: Callable[[str], Any] | None
     trigger: str | None
     conversation_id: str | None

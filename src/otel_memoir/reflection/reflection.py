@@ -18,43 +18,30 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from otel_memoir.errors import Conflict, LockError, ReflectionSkippedError, WriteConflictError
+from otel_memoir.reflection.account import Account
 from otel_memoir.reflection.hold import ENDED, RUNNING, Hold
-from otel_memoir.reflection.rota import RerunRequest, Rota
+from otel_memoir.reflection.plan import Plan
+from otel_memoir.reflection.rota import Rota
 from otel_memoir.reflection.telling import Story, Teller, guarded
 from otel_memoir.reflection.unlocked import Unlocked
-from otel_memoir.stamping.uid import new_uid
 
 if TYPE_CHECKING:
     from otel_memoir.locks import LockManager
-    from otel_memoir.reflection.plan import Plan
 
 
-class Reflection:
-    """What ``Reflections.reflect`` gives; for one block.
-
-    Attributes:
-        id, name, keys: Its id, what kind it is, and what it locks, with modes.
-
-        owner: The id of the unit that it locks for, from its beginning.
-
-        rerun_requests: Who asked it to run again, because they were skipped. After its
-            end nobody is added any more.
-    """
+class Reflection(Account):
+    """What ``Reflections.reflect`` gives; for one block."""
 
     def __init__(
         self, locks: LockManager, rota: Rota, teller: Teller, plan: Plan,
-        monotonic_s: Callable[[], float],
+        on_rerun: Callable[[Reflection], object] | None, *, monotonic_s: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.id, self.name, self.keys = new_uid(), plan.name, plan.keys
-        self.owner = ""
-        self.rerun_requests: tuple[RerunRequest, ...] = ()
-        self._locks, self._rota, self._plan = locks, rota, plan
+        super().__init__(plan)
+        self._locks, self._rota, self._skips = locks, rota, plan.if_busy == "skip"
+        self._on_rerun = on_rerun
         self._monotonic_s, self._began_s, self._pid = monotonic_s, 0.0, os.getpid()
         self._hold = Hold(locks, plan, monotonic_s)
         self._told: dict[str, Conflict] = {}
-        # Lists, since children that are bound to it may add to them from other threads.
-        self._reads: list[str] = []
-        self._writes: list[str] = []
         self._story = Story(teller, self, plan)
 
     # -- for the block --------------------------------------------------------
@@ -65,11 +52,6 @@ class Reflection:
         return self._hold.state
 
     @property
-    def rerun_requested(self) -> bool:
-        """Whether it was asked to run again. True after its end: run it again."""
-        return bool(self.rerun_requests)
-
-    @property
     def fencing_token(self) -> int:
         """An integer that grows with every grant, for the store; 0 if nothing is locked.
 
@@ -77,21 +59,6 @@ class Reflection:
         """
         self._hold.check()
         return self._hold.fencing_token
-
-    @property
-    def was_read(self) -> tuple[str, ...]:
-        """What it said it read, each once."""
-        return tuple(dict.fromkeys(self._reads))
-
-    @property
-    def written(self) -> tuple[str, ...]:
-        """What it said it wrote, each once."""
-        return tuple(dict.fromkeys(self._writes))
-
-    @property
-    def writes(self) -> int:
-        """How many writes it said it did."""
-        return len(self._writes)
 
     @property
     def duration_s(self) -> float:
@@ -151,7 +118,10 @@ class Reflection:
             new = [one for key, one in stale.items() if self._told.get(key) is not one]
             self._story.refused(new)
             self._told.update(stale)
-            raise WriteConflictError(tuple(stale.values()))
+            first, *more = stale.values()
+            raise WriteConflictError(
+                first.key, expected=first.expected, found=first.found, more=more
+            )
 
     def refresh(self) -> None:
         """Begin with what is there now, after a conflict: to be called before reading again."""
@@ -218,8 +188,8 @@ class Reflection:
         self.owner, self._began_s = self._locks.owner_id(), self._monotonic_s()
 
     def _begin(self) -> None:
-        self._story.begin(self)
-        holders = self._rota.join(self, skip=self._plan.if_busy == "skip")
+        self._story.begin()
+        holders = self._rota.join(self, skip=self._skips)
         if holders:
             self._hold.end()
             self._story.skipped(holders)
@@ -238,6 +208,6 @@ class Reflection:
         finally:
             self._hold.end()
             self._rota.leave(self)
-            self._story.ended(self, error)
-        if self.rerun_requested and self._plan.on_rerun is not None:
-            guarded(partial(self._plan.on_rerun, self), "on_rerun")
+            self._story.ended(self, self.duration_s, error)
+        if self.rerun_requested and self._on_rerun is not None:
+            guarded(partial(self._on_rerun, self), "on_rerun")

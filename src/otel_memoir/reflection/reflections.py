@@ -96,8 +96,9 @@ class Reflections:
         frame = sys._getframe(1)
         plan = Plan(
             name=name, keys=modes_of(keys), priority=priority, timeout=timeout, ttl=ttl,
-            max_hold=max_hold, if_busy=known(if_busy), on_rerun=on_rerun, version_of=version_of,
-            trigger=trigger, conversation_id=conversation_id,
-            where=(frame.f_code, frame.f_lasti),
+            max_hold=max_hold, if_busy=known(if_busy), version_of=version_of, trigger=trigger,
+            conversation_id=conversation_id, where=(frame.f_code, frame.f_lasti),
         )  # fmt: skip
-        return Reflection(self._locks, self._rota, self._teller, plan, self._monotonic_s)
+        return Reflection(
+            self._locks, self._rota, self._teller, plan, on_rerun, monotonic_s=self._monotonic_s
+        )

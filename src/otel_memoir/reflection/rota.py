@@ -13,22 +13,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 from otel_memoir.locks.modes import CONFLICTS, INTENT, mode_of
+from otel_memoir.reflection.account import Account, RerunRequest
 
 if TYPE_CHECKING:
     from otel_memoir.locks import LockManager
-    from otel_memoir.reflection.reflection import Reflection
-
-
-class RerunRequest(NamedTuple):
-    """A reflection that was skipped: its id, its name, and the keys that it was for."""
-
-    id: str
-    name: str
-    keys: tuple[str, ...]
 
 
 class Rota:
@@ -41,9 +33,9 @@ class Rota:
         """In a fork child: they are the parent's."""
         # Re-entrant: a signal handler may begin a reflection in the middle of this one.
         self._mutex = threading.RLock()
-        self._under_way: WeakSet[Reflection] = WeakSet()
+        self._under_way: WeakSet[Account] = WeakSet()
 
-    def join(self, me: Reflection, *, skip: bool) -> list[Reflection]:
+    def join(self, me: Account, *, skip: bool) -> list[Account]:
         """Be under way; or ask all who are on the same memories, and be not.
 
         Args:
@@ -61,7 +53,7 @@ class Rota:
                 self._under_way.add(me)
             return busy
 
-    def leave(self, me: Reflection) -> None:
+    def leave(self, me: Account) -> None:
         """End: nothing is asked of it from here on."""
         with self._mutex:
             self._under_way.discard(me)
@@ -87,7 +79,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _in_the_way(me: Reflection, other: Reflection) -> bool:
+def _in_the_way(me: Account, other: Account) -> bool:
     # What an owner holds is in nobody's way but that of others.
     return me.owner != other.owner and overlap(me.keys, other.keys)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import Token
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from opentelemetry import trace
 from opentelemetry._logs import Logger, LoggerProvider, get_logger
@@ -25,10 +25,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvid
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import Conflict, MemoirError
 from otel_memoir.events import MemoryEvent, current_trace, names, to_log_record
-
-if TYPE_CHECKING:
-    from otel_memoir.reflection.plan import Plan
-    from otel_memoir.reflection.reflection import Reflection
+from otel_memoir.reflection.account import Account
+from otel_memoir.reflection.plan import Plan
 
 SCOPE = "otel_memoir"
 
@@ -98,7 +96,7 @@ class Teller:
 class Story:
     """What is told of one reflection."""
 
-    def __init__(self, teller: Teller, reflection: Reflection, plan: Plan) -> None:
+    def __init__(self, teller: Teller, reflection: Account, plan: Plan) -> None:
         self._teller, self._plan = teller, plan
         self._said: Attributes = {
             names.REFLECTION_ID: reflection.id, names.REFLECTION_NAME: plan.name
@@ -107,9 +105,9 @@ class Story:
         self._context: Context | None = None
         self._token: Token[Context] | None = None
 
-    def begin(self, reflection: Reflection) -> None:
+    def begin(self) -> None:
         """Begin the span, and make it the current one."""
-        begun = guarded(partial(self._teller.begin_span, self._plan, reflection.id))
+        begun = guarded(partial(self._teller.begin_span, self._plan, self._id))
         if begun is not None:
             self._span = begun
             self._context = trace.set_span_in_context(begun)
@@ -130,7 +128,7 @@ class Story:
                 actor_type="agent", outcome="failure",
             )
 
-    def skipped(self, holders: Sequence[Reflection]) -> None:
+    def skipped(self, holders: Sequence[Account]) -> None:
         """Others are under way, and were asked."""
         self._emit(names.EVENT_REFLECTION_SKIPPED, {
             names.REFLECTION_RERUN_REQUESTED: True, names.REFLECTION_WRITES_APPLIED: False,
@@ -139,10 +137,12 @@ class Story:
         }, reason=LOCK_HELD)  # fmt: skip
         self._close()
 
-    def ended(self, reflection: Reflection, error: BaseException | None) -> None:
+    def ended(
+        self, reflection: Account, duration_s: float, error: BaseException | None
+    ) -> None:
         """It is over: with an error, called off, or done."""
         said: Attributes = {
-            names.REFLECTION_DURATION: reflection.duration_s,
+            names.REFLECTION_DURATION: duration_s,
             names.REFLECTION_RERUN_REQUESTED: reflection.rerun_requested,
             names.OUTPUT_RECORD_IDS: reflection.written,
         }

@@ -7,13 +7,10 @@ are held again, and what is stale is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_memoir.reflection.hold import Hold
+from otel_memoir.reflection.hold import Hold
 
 
 class Unlocked:
