@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from otel_memoir.errors import (
     WriteConflictError,
 )
 from otel_memoir.events import names
+from otel_memoir.locks import LockManager
 from otel_memoir.locks.effects import Effects
 from otel_memoir.reflection.basis import Basis
 from otel_memoir.reflection.rota import Rota
@@ -517,6 +519,41 @@ def test_versions_that_are_no_numbers_are_compared_and_not_told(scene: Scene) ->
     leave(one, reflection, error).get()
     told = str(error) + str([event.to_attributes() for event in scene.told.events()])
     assert "likes" not in told and KEY in told
+
+
+def test_after_a_refresh_what_was_read_before_does_not_count(scene: Scene) -> None:
+    """Its version is that of then."""
+    (one,) = scene.actors(1)
+    store = Store()
+    reflection = scene.reflect("consolidate", keys=KEY, version_of=store.version_of)
+    enter(one, reflection).get()
+    reflection.read(KEY, 1)
+    error = think(scene, one, reflection, lambda: store.write(KEY, "coffee"))
+    assert isinstance(error, WriteConflictError)
+    one.do(reflection.refresh).get()
+    assert think(scene, one, reflection, lambda: None) is None
+    leave(one, reflection).get()
+
+
+def test_each_wait_takes_from_the_timeout_and_thinking_does_not(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock that is given; here each look at it takes six seconds."""
+    asked: list[float | None] = []
+    seconds = itertools.count(0.0, 6.0)
+    real = LockManager.hold_all
+
+    def hold_all(self: LockManager, modes: Any, *, timeout: float | None, priority: int) -> Any:
+        asked.append(timeout)
+        return real(self, modes, timeout=timeout, priority=priority)
+
+    monkeypatch.setattr(LockManager, "hold_all", hold_all)
+    told = Told(LockManager(), monotonic_s=lambda: next(seconds))
+    with told.reflect("consolidate", keys=KEY, timeout=10.0) as reflection:
+        for _ in range(2):
+            with reflection.unlocked():
+                pass
+    assert asked == [10.0, 4.0, 0.0]
 
 
 def test_what_stays_of_the_timeout_is_for_taking_the_locks_again(scene: Scene) -> None:
