@@ -24,7 +24,7 @@ from otel_memoir import DurableLogRecordProcessor, MemoryLog, Receipt
 from otel_memoir.errors import MemoirError, SettingsError, SpoolRefusedError, WriteConflictError
 from otel_memoir.events import Capture, names
 from otel_memoir.events.tables import EVENTS
-from otel_memoir.memory_log import Recorder
+from otel_memoir.memory_log.recorder import Recorder
 from otel_memoir.testing import Answer, RecordedRecord, ScriptedCollector
 from socket_programs.wiring import FAST
 
@@ -96,7 +96,7 @@ def test_there_is_a_method_for_every_event_that_an_application_tells() -> None:
     assert set(CALLS) == {name for name in EVENTS if not name.startswith(BY_THEMSELVES)}
     methods = {
         name for name, _ in inspect.getmembers(Recorder, inspect.isfunction)
-        if not name.startswith("_") and name != "bind"
+        if not name.startswith("_")
     }
     assert len(methods) == len(CALLS)
 
@@ -321,15 +321,12 @@ def test_a_fork_child_ends_no_change_of_its_parent(
     assert named(collector, log) == [names.EVENT_CHANGE_INTENDED, names.EVENT_RECORD_UPDATED]
 
 
-@pytest.mark.parametrize("key", ["", "/", "profile/"])
+@pytest.mark.parametrize("key", ["", "/", "profile/", "a//b"])
 def test_a_key_that_names_no_memory_record_is_an_error_before_anything_happens(
     key: str, make: Callable[..., MemoryLog]
 ) -> None:
-    """``profile/`` is the store's name only."""
-    if key == "profile/":
-        assert make().change(key)._target.record_id == "profile"
-        return
-    with pytest.raises(SettingsError, match="store/record"):
+    """With what a key is."""
+    with pytest.raises(MemoirError, match="store/(collection/)?record"):
         make().change(key)
 
 
@@ -354,6 +351,36 @@ def test_without_a_directory_a_change_does_not_wait_for_a_disk_that_is_not_there
         **given, on_failure="raise"
     ).change("alice"):
         pytest.fail("it began")
+
+
+# -- reflections -------------------------------------------------------------------
+
+
+def test_a_reflection_of_a_bound_log_says_what_the_log_says(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """And holds the memory under the name that a change locks."""
+    log = make().bind(agent_name="planner", conversation_id="c1")
+    with log.reflect("consolidate", keys="profile/alice") as reflection:
+        with pytest.raises(MemoirError), reflection.unlocked(), log.change("alice", hold=True):
+            pass
+        reflection.refresh()
+    events = {record.event_name: record for record in _all(collector, 5)}
+    assert list(events) == [
+        names.EVENT_REFLECTION_STARTED, names.EVENT_CHANGE_INTENDED, names.EVENT_RECORD_UPDATED,
+        names.EVENT_WRITE_CONFLICT, names.EVENT_REFLECTION_COMPLETED,
+    ]
+    for record in events.values():
+        assert record.attributes[names.GEN_AI_AGENT_NAME] == "planner"
+        assert record.attributes[names.GEN_AI_CONVERSATION_ID] == "c1"
+    conflict = events[names.EVENT_WRITE_CONFLICT].attributes
+    assert conflict[names.GEN_AI_MEMORY_STORE_ID] == "profile"
+    assert conflict[names.GEN_AI_MEMORY_RECORD_ID] == "alice"
+
+
+def _all(collector: ScriptedCollector, count: int) -> list[RecordedRecord]:
+    assert collector.wait_for(count, timeout=TIMEOUT_S)
+    return collector.delivered
 
 
 # -- asyncio ------------------------------------------------------------------------

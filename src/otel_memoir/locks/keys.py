@@ -34,3 +34,14 @@ def canonical(key: str) -> list[str]:
 def related(key: str, other: str) -> bool:
     """Whether two keys are the same, or one is below the other."""
     return f"{key}/".startswith(f"{other}/") or f"{other}/".startswith(f"{key}/")
+
+
+def store_and_record(key: str) -> tuple[str | None, str]:
+    """What the vocabulary calls the two parts of a key: its store, and the record in it.
+
+    Raises:
+        LockError: It is no key.
+    """
+    paths(key)
+    store, slash, record = key.partition("/")
+    return (store, record) if slash else (None, store)

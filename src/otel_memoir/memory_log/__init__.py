@@ -11,9 +11,9 @@ What it refuses: to keep content that nobody opted in to, to change a memory sto
 and to guess an outcome.
 """
 
+from otel_memoir.memory_log.bound import BoundLog
 from otel_memoir.memory_log.change import Change
 from otel_memoir.memory_log.log import MemoryLog, install
 from otel_memoir.memory_log.receipt import Receipt
-from otel_memoir.memory_log.recorder import Recorder
 
-__all__ = ["Change", "MemoryLog", "Receipt", "Recorder", "install"]
+__all__ = ["BoundLog", "Change", "MemoryLog", "Receipt", "install"]

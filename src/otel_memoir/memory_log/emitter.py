@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from opentelemetry._logs import Logger
 from opentelemetry.context import get_current
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import Span, SpanKind, TracerProvider
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolRefusedError
@@ -41,7 +41,7 @@ class Emitter:
     Args:
         logger: Where the records go.
 
-        tracer: Where the spans come from; ``None``: there are none.
+        tracer_provider: Where the spans come from; ``None``: there are none.
 
         on_failure: ``degrade``: what cannot be stored is counted and said. ``raise``: it
             raises, for those who rather stop than act without a record.
@@ -50,7 +50,7 @@ class Emitter:
     """
 
     logger: Logger
-    tracer: Tracer | None
+    tracer_provider: TracerProvider | None
     on_failure: OnFailure
     timeout_s: float
 
@@ -121,12 +121,13 @@ class Emitter:
 
         There is none for what is no such operation (``reflect`` has its own).
         """
-        if self.tracer is None or operation not in _MEMORY_OPERATIONS:
+        if self.tracer_provider is None or operation not in _MEMORY_OPERATIONS:
             yield None
             return
+        tracer = self.tracer_provider.get_tracer(SCOPE)
         # The conventions: CLIENT, or INTERNAL where the memory is in this process.
         kind = SpanKind.CLIENT if provider_name else SpanKind.INTERNAL
-        with self.tracer.start_as_current_span(
+        with tracer.start_as_current_span(
             str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
         ) as span:
             yield span

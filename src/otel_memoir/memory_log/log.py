@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,24 +12,22 @@ from typing import Any
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import TracerProvider
-from typing_extensions import Unpack
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SettingsError
 from otel_memoir.events import Capture, ContentHasher
 from otel_memoir.locks import LockManager
-from otel_memoir.memory_log.change import OUTCOMES, Change, Target, Version
+from otel_memoir.memory_log.bound import BoundLog
 from otel_memoir.memory_log.emitter import SCOPE, Emitter, OnFailure
-from otel_memoir.memory_log.fields import ChangeFields, EventFields, EventMaker, without_none
+from otel_memoir.memory_log.fields import EventFields, EventMaker, without_none
 from otel_memoir.memory_log.receipt import Receipt
-from otel_memoir.memory_log.recorder import Recorder
 from otel_memoir.memory_log.wiring import Wiring, make_global, wire
 from otel_memoir.sdk.pipeline import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import SpoolStatus
 
 
-class MemoryLog(Recorder):
+class MemoryLog(BoundLog):
     """The memoir of an agent's memory, in one object.
 
         with MemoryLog(store_id="profile", agent_name="planner") as log:
@@ -100,65 +98,15 @@ class MemoryLog(Recorder):
         )
         emitter = Emitter(
             self._wiring.logger_provider.get_logger(SCOPE),
-            self._wiring.tracer_provider.get_tracer(SCOPE) if spans else None,
+            self._wiring.tracer_provider if spans else None,
             on_failure, self.settings.emit_timeout_s,
         )
-        super().__init__(emitter, EventMaker(fields, hasher, capture))
-        self.locks = locks or LockManager(logger_provider=self._wiring.logger_provider)
+        super().__init__(
+            emitter, EventMaker(fields, hasher, capture),
+            locks or LockManager(logger_provider=self._wiring.logger_provider),
+        )
         # Taken by the one who closes, and never given back.
         self._end = threading.Lock()
-
-    # -- changing -------------------------------------------------------------
-
-    def change(
-        self, key: str, *, operation: str = "update_memory", expected_version: int | None = None,
-        version_of: Callable[[], Any] | None = None, hold: bool = False,
-        timeout: float | None = None, priority: int = 0, **fields: Unpack[ChangeFields],
-    ) -> Change:  # fmt: skip
-        """A change of a memory record, for a block: ``with`` or ``async with`` on it.
-
-        Args:
-            key: ``store/record``, ``store/collection/record``, or ``record`` in the log's store.
-
-            operation: ``create_memory``, ``update_memory``, ``upsert_memory`` or
-                ``delete_memory``.
-
-            expected_version: The version on which the change is based.
-
-            version_of: Returns the version that the store has now, or something to await
-                for it. Asked once the key is held, before the intention.
-
-            hold: Whether to hold the key exclusively, by the lock manager, for the block.
-
-            timeout: The longest wait for the lock, in seconds; ``None``: no limit.
-
-            priority: The lock request's.
-
-            fields: Fields that the intention and its outcome say.
-
-        Raises:
-            WriteConflictError: On entry: the store has another version. It is told as
-                ``memoir.write.conflict``, and the block does not begin.
-
-            LockError: On entry: the lock was not granted.
-
-            SpoolRefusedError: On entry, with ``on_failure="raise"``: the intention is not
-                on disk.
-        """
-        if operation not in OUTCOMES:
-            raise SettingsError(
-                "change", target=operation, cause="no such operation on a memory record",
-                hint=f"Give one of {', '.join(OUTCOMES)}.",
-            )
-        default = fields.get("store_id") or self._maker.fields.get("store_id")
-        target = _target(key, default)
-        lease = (
-            self.locks.hold(target.key, timeout=timeout, priority=priority) if hold else None
-        )
-        return Change(
-            self._emitter, self._maker, target, operation=operation, fields=fields,
-            version=Version(expected_version, version_of), lease=lease,
-        )
 
     # -- asking ---------------------------------------------------------------
 
@@ -236,19 +184,6 @@ class MemoryLog(Recorder):
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         await self.aclose()
-
-
-def _target(key: str, default_store: str | None) -> Target:
-    store, slash, record = key.partition("/")
-    if slash and store and record:
-        return Target(key, store, record)
-    name = key.strip("/")
-    if not name:
-        raise SettingsError(
-            "change", target=f"{key!r}", cause="no memory record is named",
-            hint="Give store/record, or a record in the log's own store.",
-        )
-    return Target(f"{default_store}/{name}" if default_store else name, default_store, name)
 
 
 _installing = threading.Lock()

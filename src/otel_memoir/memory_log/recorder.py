@@ -27,10 +27,6 @@ class Recorder:
     def __init__(self, emitter: Emitter, maker: EventMaker) -> None:
         self._emitter, self._maker = emitter, maker
 
-    def bind(self, **fields: Unpack[EventFields]) -> Recorder:
-        """The same log, all of whose events say these fields too: an agent, a conversation."""
-        return Recorder(self._emitter, self._maker.also(fields))
-
     # -- one memory record ----------------------------------------------------
 
     def created(

@@ -25,6 +25,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvid
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import Conflict, MemoirError
 from otel_memoir.events import MemoryEvent, current_trace, names, to_log_record
+from otel_memoir.locks.keys import store_and_record
 from otel_memoir.reflection.account import Account
 from otel_memoir.reflection.plan import Plan
 
@@ -123,9 +124,10 @@ class Story:
         for key, expected, found in conflicts:
             said = _versions(expected, found)
             said |= {names.CONFLICT_ACTION: "dropped", names.REFLECTION_ID: self._id}
+            store_id, record_id = store_and_record(key)
             self._emit_plain(
-                names.EVENT_WRITE_CONFLICT, attributes=said, record_id=key,
-                actor_type="agent", outcome="failure",
+                names.EVENT_WRITE_CONFLICT, attributes=said, store_id=store_id,
+                record_id=record_id, actor_type="agent", outcome="failure",
             )
 
     def skipped(self, holders: Sequence[Account]) -> None:
