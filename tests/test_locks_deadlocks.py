@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from locks.actors import PATIENCE_S, Stage
+from locks.actors import PATIENCE_S, Answer, Stage
 from otel_memoir.errors import DeadlockError, LockOrderError, LockTimeoutError
-from otel_memoir.locks import DeadlockReport, LockManager, Participant
-from otel_memoir.locks.judge import REFUSALS_MAX, Judge
+from otel_memoir.locks import DeadlockReport, LockManager, Participant, foreign
+from otel_memoir.locks.judge import REFUSALS_MAX, Judge, Policy
 
 
 @pytest.fixture(autouse=True)
@@ -344,35 +344,153 @@ def test_one_of_a_crew_goes_ahead_of_the_queue_when_its_owner_gets_the_key() -> 
         assert not writing.done()
 
 
+# -- circles that are closed though nobody begins to wait -----------------------
+
+
+def test_a_helper_that_leaves_closes_a_circle() -> None:
+    """As long as it acted for the owner, it could have let go for it."""
+    with Stage("threads") as stage:
+        one, helper, other = stage.actors(3)
+        acting, done = threading.Event(), threading.Event()
+
+        def help_out() -> None:
+            acting.set()
+            assert done.wait(PATIENCE_S)
+
+        bound: Callable[..., Any] = one.do(lambda: stage.locks.bind(help_out)).get()
+        mine, theirs = one.acquire("a").get(), other.acquire("b").get()
+        helped = helper.do(bound)
+        assert acting.wait(PATIENCE_S)
+        first = one.acquire("b")
+        stage.sleeps(one)
+        second = other.acquire("a", priority=1)
+        stage.sleeps(other)
+        assert stage.locks.deadlocks() == ()
+        done.set()
+        helped.get()
+        assert isinstance(first.error(), DeadlockError)
+        one.release(mine).get()
+        other.release(second.get()).get()
+        other.release(theirs).get()
+
+
+def test_a_helper_that_dies_closes_a_circle() -> None:
+    """It never came back from what it did for the owner."""
+    with Stage("threads") as stage:
+        one, helper, other = stage.actors(3)
+        one.acquire("a").get()
+        other.acquire("b").get()
+        acting = foreign.acting(stage.locks._engine, one.do(stage.locks._engine.roll.here).get())
+        helper.do(acting.__enter__).get()
+        first = one.acquire("b")
+        stage.sleeps(one)
+        other.acquire("a", priority=1)
+        stage.sleeps(other)
+        helper.end()
+        assert isinstance(first.error(), DeadlockError)
+
+
+def test_who_has_declared_a_wait_and_takes_one_more_lock_closes_a_circle() -> None:
+    """It is granted at once, but is known to wait already: for one who waits for that lock."""
+    with Stage("threads") as stage:
+        reader, writer, joiner = stage.actors(3)
+        reader.acquire("k", "shared").get()
+        writing = writer.acquire("k/1")
+        stage.sleeps(writer)
+        locks, thread = stage.locks, writer.thread  # type: ignore[union-attr]
+
+        def join() -> None:
+            with locks.waiting_for(thread), locks.hold("k/1", "shared"), locks.hold("k", "shared"):
+                assert isinstance(writing.error(), DeadlockError)
+
+        joiner.do(join).get()
+
+
+def test_one_of_a_crew_that_goes_ahead_closes_no_circle() -> None:
+    """Whom it overtook may hold what one in its way waits for: then it stays behind."""
+    with Stage("threads") as stage:
+        writing, reading, reader, owner, helper = stage.actors(5)
+        locks = stage.locks
+        bound: Callable[..., Any] = owner.do(lambda: locks.bind(lambda: locks.acquire("k"))).get()
+        below = writing.acquire("k/1").get()
+        reading.acquire("k/2", "shared").get()
+        wanted = reader.acquire("j").get()
+        asked = reader.acquire("k", "shared")
+        stage.sleeps(reader)
+        helped = helper.do(bound)
+        stage.sleeps(helper)
+        last = reading.acquire("j")
+        stage.sleeps(reading)
+        owner.acquire("k/3", "shared").get()
+        writing.release(below).get()
+        reader.release(asked.get()).get()
+        reader.release(wanted).get()
+        assert last.get().held and not helped.done()
+
+
 # -- policies, priorities ------------------------------------------------------
+
+
+def younger_asks(policy: Policy) -> BaseException | None:
+    """A younger owner asks for what an older one holds; what it is refused with, if it is."""
+    with Stage("threads", policy=policy) as stage:
+        old, young = stage.actors(2)
+        old.acquire("a").get()
+        young.acquire("b").get()
+        return young.acquire("a", timeout=0.05).error()
 
 
 def test_wait_die_refuses_the_younger_at_once() -> None:
     """It holds something and would wait for an older one."""
+    error = younger_asks("wait-die")
+    assert isinstance(error, DeadlockError) and error.report.reason == "wait-die"
+
+
+def test_without_wait_die_the_younger_waits() -> None:
+    """Negative control: the same steps."""
+    error = younger_asks("detect")
+    assert isinstance(error, LockTimeoutError)
+
+
+def test_with_wait_die_the_older_waits() -> None:
+    """For the younger, until that has ended."""
     with Stage("threads", policy="wait-die") as stage:
-        old, young = stage.actors(2)
-        old.acquire("a").get()
-        young.acquire("b").get()
-        error = young.acquire("a").error()
-        assert isinstance(error, DeadlockError) and error.report.reason == "wait-die"
-        waits = old.acquire("b")
-        stage.sleeps(old)
-        young.end()
-        assert waits.error() is not None
-
-
-def test_wound_wait_refuses_the_younger_when_it_asks_next() -> None:
-    """Python cannot interrupt it while it works."""
-    with Stage("threads", policy="wound-wait") as stage:
         old, young = stage.actors(2)
         old.acquire("a").get()
         mine = young.acquire("b").get()
         waits = old.acquire("b")
         stage.sleeps(old)
-        error = young.acquire("c").error()
-        assert isinstance(error, DeadlockError) and error.report.reason == "wound-wait"
         young.release(mine).get()
         assert waits.get().held
+
+
+def older_asks(policy: Policy) -> Answer:
+    """An older owner asks for what a younger one holds; what the younger one's next wish ends with.
+
+    When it has let go, the older one gets what it waits for.
+    """
+    with Stage("threads", policy=policy) as stage:
+        old, young = stage.actors(2)
+        old.acquire("a").get()
+        mine = young.acquire("b").get()
+        waits = old.acquire("b")
+        stage.sleeps(old)
+        wish = young.acquire("c")
+        wish.error()
+        young.release(mine).get()
+        assert waits.get().held
+        return wish
+
+
+def test_wound_wait_refuses_the_younger_when_it_asks_next() -> None:
+    """Python cannot interrupt it while it works."""
+    error = older_asks("wound-wait").error()
+    assert isinstance(error, DeadlockError) and error.report.reason == "wound-wait"
+
+
+def test_without_wound_wait_the_younger_goes_on() -> None:
+    """Negative control: the same steps."""
+    assert older_asks("detect").error() is None
 
 
 def donated(stage: Stage) -> tuple[str, ...]:
@@ -415,6 +533,30 @@ def test_a_donation_is_taken_back_when_the_donor_gives_up(stage: Stage) -> None:
     )
     queue = next(one for one in stage.locks.snapshot().keys if one.key == "k").waiters
     assert [one.unit for one in queue] == [early.unit, late.unit]
+
+
+def test_a_donation_that_would_close_a_circle_is_not_made(stage: Stage) -> None:
+    """A writer asks first, and an important reader stands ahead of it all the same.
+
+    A second holder of the key is in the way of the writer only, and waits for the reader. With
+    what an important unit gives it, the writer would go ahead of that reader again.
+    """
+    writing, reading, reader, writer, boss = stage.actors(5)
+    below = writing.acquire("k/1").get()
+    reading.acquire("k/2", "shared").get()
+    wanted = reader.acquire("j").get()
+    writer.acquire("m").get()
+    for actor, key, mode, priority in (
+        (writer, "k", "exclusive", 0), (reader, "k", "shared", 60),
+        (reading, "j", "exclusive", 0), (boss, "m", "exclusive", 60),
+    ):  # fmt: skip
+        actor.acquire(key, mode, priority=priority)
+        stage.sleeps(actor)
+    queue = next(one for one in stage.locks.snapshot().keys if one.key == "k").waiters
+    assert [one.unit for one in queue] == [reader.unit, writer.unit]
+    writing.release(below).get()
+    reader.release(wanted).get()
+    assert stage.locks.deadlocks() == ()
 
 
 # -- retrying ------------------------------------------------------------------

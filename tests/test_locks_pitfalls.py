@@ -26,6 +26,7 @@ from otel_memoir.errors import DeadlockError, LockError, LockLostError, LockTime
 from otel_memoir.locks import Lease, LockManager, parking, states
 from otel_memoir.locks.effects import Effects
 from otel_memoir.locks.engine import Engine
+from otel_memoir.locks.judge import Judge
 from otel_memoir.locks.roll import Roll
 
 
@@ -474,11 +475,49 @@ def test_a_finaliser_inside_the_manager_puts_its_release_off(locks: LockManager)
     assert not other.is_alive()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork: run it on Linux or macOS")
-def test_a_fork_child_has_no_locks_and_can_lock() -> None:
-    """Also when another thread was inside the manager as it forked."""
-    locks = LockManager()
-    lease = locks.acquire("k")
+FORKS = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="needs os.fork: run it on Linux or macOS"
+)
+
+
+def left_to_a_child(locks: LockManager, lease: Lease) -> list[str]:
+    """Fork; what the child still has of its parent, who holds a lease of ``k``."""
+    reader, writer = os.pipe()
+    if (child := _fork()) == 0:
+        try:
+            signal.alarm(30)
+            engine, found = locks._engine, []
+            found += ["the mutex"] * (not engine.mutex.acquire(blocking=False))
+            found += ["the lease"] * (lease.state is not states.LOST)
+            found += ["the table"] * bool(engine.table.entries)
+            found += ["who waits"] * bool(engine.blocked or engine.donations._given)
+            found += ["verdicts"] * bool(engine.judge._said)
+            os.write(writer, ",".join(found).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as file:
+        said = file.read()
+    return said.split(",") if said else []
+
+
+def busy_manager(stage: Stage) -> Lease:
+    """A manager with a circle that is reported, and a donation."""
+    one, two, three, boss = stage.actors(4)
+    lease: Lease = one.acquire("k").get()
+    two.acquire("j").get()
+    one.acquire("n").get()
+    three.acquire("m").get()
+    for actor, key, priority in ((one, "j", 0), (two, "k", 0), (three, "n", 0), (boss, "m", 60)):
+        actor.acquire(key, priority=priority)
+        stage.sleeps(actor)
+    return lease
+
+
+@contextlib.contextmanager
+def somebody_inside(locks: LockManager) -> Generator[None, None, None]:
+    """For a block, another thread is inside the manager."""
     inside, go = threading.Event(), threading.Event()
 
     def stay() -> None:
@@ -489,19 +528,50 @@ def test_a_fork_child_has_no_locks_and_can_lock() -> None:
     thread = threading.Thread(target=stay)
     thread.start()
     assert inside.wait(PATIENCE_S)
-    child = _fork()
-    if child == 0:
+    try:
+        yield
+    finally:
+        go.set()
+        thread.join(PATIENCE_S)
+
+
+@FORKS
+def test_a_fork_child_has_nothing_of_its_parents_locks() -> None:
+    """Also when another thread was inside the manager as it forked."""
+    with Stage("threads", on_deadlock="report") as stage:
+        lease = busy_manager(stage)
+        with somebody_inside(stage.locks):
+            assert left_to_a_child(stage.locks, lease) == []
+        assert lease.held
+
+
+@FORKS
+def test_without_beginning_anew_a_fork_child_would_have_all_of_it(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control."""
+    monkeypatch.setattr("otel_memoir.locks.forks.begin_anew", lambda engine: None)
+    with Stage("threads", on_deadlock="report") as stage:
+        lease = busy_manager(stage)
+        with somebody_inside(stage.locks):
+            left = left_to_a_child(stage.locks, lease)
+        assert left == ["the mutex", "the lease", "the table", "who waits", "verdicts"]
+
+
+@FORKS
+def test_a_fork_child_can_lock() -> None:
+    """The same keys, and what it inherited does not let go of them."""
+    locks = LockManager()
+    lease = locks.acquire("k")
+    if (child := _fork()) == 0:
         code = 1
         try:
             signal.alarm(30)
-            lost = lease.state is states.LOST
-            with locks.hold("k", timeout=0):
-                code = 0 if lost else 2
+            fresh = locks.acquire("k", timeout=0)
             lease.release()
+            code = 0 if fresh.held else 2
         finally:
             os._exit(code)
-    go.set()
-    thread.join(PATIENCE_S)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert lease.held
     lease.release()
@@ -544,19 +614,50 @@ def test_a_lease_that_ran_out_is_fenced_and_its_holder_is_told() -> None:
             lease.heartbeat()
 
 
+def test_without_a_term_a_lease_is_kept_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: also one with a term, if nobody looks whether it is over."""
+    for ttl, expire in ((None, Judge.expire), (1.0, lambda *_: float("inf"))):
+        monkeypatch.setattr(Judge, "expire", expire)
+        terms = Terms()
+        with terms.stage as stage:
+            one, two = stage.actors(2)
+            lease = one.acquire("k", ttl=ttl).get()
+            terms.now_ns = 2 * 10**9
+            assert isinstance(two.acquire("k", timeout=0.001).error(), LockTimeoutError)
+            assert lease.held
+
+
+def worked(terms: Terms, lease: Lease, beats: int) -> bool:
+    """Work on, nine tenths of a term at a time; whether a rival had to wait all the while."""
+    two = terms.stage.actor()
+    for _ in range(beats):
+        lease.heartbeat()
+        terms.now_ns += 9 * 10**8
+        rival = two.acquire("k", timeout=0.001)
+        if not isinstance(rival.error(), LockTimeoutError):
+            return False
+    return True
+
+
 def test_a_healthy_holder_keeps_its_lease_by_heartbeat_up_to_a_cap() -> None:
     """However long it works, and not for ever."""
     terms = Terms()
     with terms.stage as stage:
-        one, two = stage.actors(2)
-        lease = one.acquire("k", ttl=1.0, max_hold=5.0).get()
-        for second in range(1, 5):
-            lease.heartbeat()
-            terms.now_ns = second * 9 * 10**8
-            assert isinstance(two.acquire("k", timeout=0.001).error(), LockTimeoutError)
-        lease.heartbeat()
-        terms.now_ns = 6 * 10**9
-        assert two.acquire("k").get().held
+        lease = stage.actor().acquire("k", ttl=1.0, max_hold=5.0).get()
+        assert worked(terms, lease, 5)
+        assert lease.held and not worked(terms, lease, 2)
+        assert not lease.held
+
+
+def test_without_a_heartbeat_a_healthy_holder_would_lose_its_lease(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control."""
+    monkeypatch.setattr("otel_memoir.locks.terms.renew", lambda engine, lease: None)
+    terms = Terms()
+    with terms.stage as stage:
+        lease = stage.actor().acquire("k", ttl=1.0).get()
+        assert not worked(terms, lease, 2)
         assert not lease.held
 
 

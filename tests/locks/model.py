@@ -185,7 +185,7 @@ class LockMachine(RuleBasedStateMachine):
     def _ask(self, unit: Unit, wanted: dict[str, str], lease: Claim) -> None:
         asked = self.asking = Asked(unit, wanted, lease, None)
         self.asked.append(asked)
-        if not self.engine.take(lease, unit):
+        if unit.foreign or not self.engine.take(lease, unit):
             lease.context = get_current()
             asked.wait = Wait(lease, (), unit, unit, NoParker(), False)
             self.engine.enter(asked.wait)
@@ -268,6 +268,18 @@ class LockMachine(RuleBasedStateMachine):
             self.verdicts.append("join refused")
         self._forget()
 
+    def _joining(self) -> list[Unit]:
+        waiting = {asked.unit for asked in self.asked if asked.waits}
+        return [unit for unit in self.units if unit in self.foreign and unit not in waiting]
+
+    @precondition(lambda self: self._joining())
+    @rule(data=st.data(), mode=st.sampled_from(MODES))
+    def ask_before_joining(self, data: st.DataObject, mode: str) -> None:
+        """One that has said whom it will wait for takes a lock before it does."""
+        key = data.draw(st.sampled_from(self.keys))
+        unit = data.draw(st.sampled_from(self._joining()))
+        self._ask(unit, {key: mode}, Claim(key, mode_of(mode), None, 0, WHERE))
+
     @precondition(lambda self: self.foreign)
     @rule(data=st.data())
     def joined(self, data: st.DataObject) -> None:
@@ -332,6 +344,11 @@ class CrowdedMachine(LockMachine):
     @precondition(lambda self: False)
     @rule()
     def give_up(self) -> None:  # type: ignore[override]
+        """Not here."""
+
+    @precondition(lambda self: False)
+    @rule()
+    def ask_before_joining(self) -> None:  # type: ignore[override]
         """Not here."""
 
     @precondition(lambda self: False)

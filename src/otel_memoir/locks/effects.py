@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from otel_memoir.diagnostics import complaints
-from otel_memoir.locks.parts import Entry, Wait
+from otel_memoir.locks.parts import Entry, Unit, Wait
 from otel_memoir.locks.report import Verdict
 
 
@@ -21,13 +21,16 @@ class Effects:
         dirty: Keys whose queues have to be served, still under the mutex.
 
         blocked: Waits that began, or came to their next key, and have to be judged there.
+
+        unsure: Units that may have come into a circle though they began no wait.
     """
 
-    __slots__ = ("blocked", "calls", "dirty", "verdicts", "wakes")
+    __slots__ = ("blocked", "calls", "dirty", "unsure", "verdicts", "wakes")
 
     def __init__(self) -> None:
         self.dirty: list[Entry] = []
         self.blocked: list[Wait] = []
+        self.unsure: list[Unit] = []
         self.wakes: list[Wait] = []
         self.verdicts: list[Verdict] = []
         self.calls: list[Callable[[], object]] = []

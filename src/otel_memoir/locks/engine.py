@@ -95,6 +95,8 @@ class Engine(Core):
             wait.stamp, wait.arrival_ns = self.stamps, self.monotonic_ns()
             self.clear_up(effects)
             self._begin(wait, effects)
+            if wait.state is states.GRANTED and wait.unit.foreign:
+                effects.unsure.append(wait.unit)  # who waits for this waits for what it waits for
             self.settle(effects)
         self.pay(effects)
 
@@ -138,7 +140,7 @@ class Engine(Core):
         queueing.add(wait.owner, entry, mode)
         wait.index += 1
         if entry.queue and len(wait.owner.crew) > 1:
-            self._move_forward(entry, wait.owner)
+            self._move_forward(entry, wait.owner, effects)
             effects.dirty.append(entry)
 
     def _grant(self, wait: Wait, effects: Effects) -> None:
@@ -153,26 +155,31 @@ class Engine(Core):
         wait.owner.leases.add(lease)
         wait.steps[-1][0].kind.acquired += 1
 
-    def _move_forward(self, entry: Entry, owner: Unit) -> None:
+    def _move_forward(self, entry: Entry, owner: Unit, effects: Effects) -> None:
         """An owner got a key that another of its crew queues for: that is a conversion now."""
         for wait in [one for one in entry.queue if one.owner is owner and one.order[0]]:
             entry.queue.remove(wait)
             queueing.enqueue(wait, entry, self.aging_ns)
+            effects.unsure.append(wait.unit)  # whom it overtakes may be in its way
 
     def settle(self, effects: Effects) -> None:
         """Serve the queues that were touched, then judge the waits that began."""
-        while effects.dirty or effects.blocked:
+        while effects.dirty or effects.blocked or effects.unsure:
             if effects.dirty:
                 self._serve(effects.dirty.pop(), effects)
-                continue
-            wait = effects.blocked.pop()
-            if wait.state is not states.WAITING:
-                continue
-            if wait.lease.timeout is not None and wait.lease.timeout <= 0:
-                self.time_out(wait, effects)  # it does not wait, so it closes no circle
-                continue
-            self.judge.blocked(wait, effects)
-            self.tell_blocked(wait, effects)
+            elif effects.blocked:
+                self._judge(effects.blocked.pop(), effects)
+            else:
+                self.judge.resolve(effects.unsure.pop(), effects)
+
+    def _judge(self, wait: Wait, effects: Effects) -> None:
+        if wait.state is not states.WAITING:
+            return
+        if wait.lease.timeout is not None and wait.lease.timeout <= 0:
+            self.time_out(wait, effects)  # it does not wait, so it closes no circle
+            return
+        self.judge.blocked(wait, effects)
+        self.tell_blocked(wait, effects)
 
     def _serve(self, entry: Entry, effects: Effects) -> None:
         """Grant what can be granted, from the head; stop where all behind must wait."""
@@ -199,6 +206,11 @@ class Engine(Core):
             unit, holders = wait.unit.id, self.ids_in_the_way(wait)
             for call in self.on_block:
                 effects.calls.append(partial(call, unit, holders))
+
+    def forget(self) -> None:
+        """In a fork child: nobody of these is there."""
+        super().forget()
+        self.judge.forget()
 
     # -- deaths and late calls ------------------------------------------------
 

@@ -114,6 +114,10 @@ class Judge:
         owner.refusals += 1
         owner.refused_at = self._core.fence
 
+    def forget(self) -> None:
+        """In a fork child: no circle of the parent's comes again."""
+        self._said.clear()
+
     # -- circles --------------------------------------------------------------
 
     def _only_report(self, cycle: list[Edge], unit: Unit, effects: Effects) -> None:

@@ -98,7 +98,7 @@ class Lease(Claim):
         engine = self.engine
         unit = engine.roll.here()
         try:
-            if not engine.take(self, unit.owner):
+            if unit.foreign or not engine.take(self, unit.owner):
                 acquire(engine, self, unit)
             return self
         except BaseException as error:
@@ -121,7 +121,7 @@ class Lease(Claim):
         engine = self.engine
         unit = engine.roll.here()
         try:
-            if not engine.take(self, unit.owner):
+            if unit.foreign or not engine.take(self, unit.owner):
                 await acquire_async(engine, self, unit, unit.owner)
         except BaseException as error:
             recover(engine, self, error)

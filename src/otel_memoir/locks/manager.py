@@ -165,7 +165,7 @@ class LockManager:
         engine = self._engine
         unit = engine.roll.here()
         try:
-            if not engine.take(lease, owner):
+            if unit.foreign or not engine.take(lease, owner):
                 await acquire_async(engine, lease, unit, owner)
         except BaseException as error:
             recover(engine, lease, error)

@@ -29,7 +29,9 @@ def bury(core: Core, unit: Unit, effects: Effects) -> None:
 def leave(core: Core, unit: Unit, owner: Unit, effects: Effects) -> None:
     """A unit does not act for an owner any more. An owner without a crew has died."""
     owner.crew = tuple(member for member in owner.crew if member is not unit)
-    if not owner.crew:
+    if owner.crew:
+        effects.unsure += owner.crew  # the one that is gone could have let go
+    else:
         _settle_estate(core, owner, effects)
 
 

@@ -14,7 +14,7 @@ def convert(engine: Engine, lease: Claim, mode: int, timeout: float | None) -> N
     """Change the mode of a lease: take the new one beside the old, then let the old go."""
     unit = engine.roll.here()
     fresh = _beside(engine, lease, mode, timeout, unit.owner)
-    if not engine.take(fresh, unit.owner):
+    if unit.foreign or not engine.take(fresh, unit.owner):
         acquire(engine, fresh, unit)
     _swap(engine, lease, fresh)
 
@@ -23,7 +23,7 @@ async def convert_async(engine: Engine, lease: Claim, mode: int, timeout: float 
     """As ``convert``, for tasks."""
     unit = engine.roll.here()
     fresh = _beside(engine, lease, mode, timeout, unit.owner)
-    if not engine.take(fresh, unit.owner):
+    if unit.foreign or not engine.take(fresh, unit.owner):
         await acquire_async(engine, fresh, unit, unit.owner)
     _swap(engine, lease, fresh)
 
