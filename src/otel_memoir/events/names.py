@@ -126,6 +126,8 @@ REFLECTION_RERUN_REQUESTED: Final = "memoir.reflection.rerun_requested"
 REFLECTION_HOLDER_IDS: Final = "memoir.reflection.holder_ids"
 LOCK_KEY: Final = "memoir.lock.key"
 LOCK_MODE: Final = "memoir.lock.mode"
+LOCK_CLASS: Final = "memoir.lock.class"
+LOCK_OUTCOME: Final = "memoir.lock.outcome"
 LOCK_UNIT: Final = "memoir.lock.unit"
 LOCK_HOLDERS: Final = "memoir.lock.holders"
 LOCK_WAIT_TIME: Final = "memoir.lock.wait_time"
@@ -200,10 +202,11 @@ ATTRIBUTES_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
         "memoir.record.to", "memoir.erasure.basis", "memoir.change.id", "memoir.conflict.action",
         "memoir.recall.method", "memoir.query.hash", "memoir.reflection.id",
         "memoir.reflection.name", "memoir.reflection.trigger", "memoir.lock.key",
-        "memoir.lock.mode", "memoir.lock.unit", "memoir.deadlock.id", "memoir.deadlock.role",
-        "memoir.deadlock.resolution", "memoir.gap.cause", "memoir.gap.stream.id",
-        "memoir.gap.message", "memoir.health.state", "memoir.health.previous_state",
-        "memoir.health.component", "memoir.health.message", "memoir.health.hint",
+        "memoir.lock.mode", "memoir.lock.class", "memoir.lock.outcome", "memoir.lock.unit",
+        "memoir.deadlock.id", "memoir.deadlock.role", "memoir.deadlock.resolution",
+        "memoir.gap.cause", "memoir.gap.stream.id", "memoir.gap.message", "memoir.health.state",
+        "memoir.health.previous_state", "memoir.health.component", "memoir.health.message",
+        "memoir.health.hint",
     ),
     "int": (
         "gen_ai.memory.record.count", "memoir.schema.version", "memoir.stream.epoch",

@@ -19,13 +19,11 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
 from otel_memoir.diagnostics import complaints
+from otel_memoir.events import names
 from otel_memoir.locks.core import Core
 from otel_memoir.locks.parts import Claim, LockClass
 
 SCOPE = "otel_memoir"
-LOCK_CLASS: Final = "memoir.lock.class"
-OUTCOME: Final = "memoir.lock.outcome"
-RESOLUTION: Final = "memoir.deadlock.resolution"
 
 # From a hand-over between two threads to a model that thinks. The SDK's own are for milliseconds.
 BOUNDARIES_S: Final = (
@@ -54,7 +52,7 @@ class LockMetrics:
 
     def waited(self, kind: str, waited_s: float, outcome: str) -> None:
         """Record a wait."""
-        self._instruments.wait_time.record(waited_s, {LOCK_CLASS: kind, OUTCOME: outcome})
+        self._instruments.wait_time.record(waited_s, {names.LOCK_CLASS: kind, names.LOCK_OUTCOME: outcome})
 
     def released(self, lease: Claim) -> None:
         """Record how long a lock was held that others waited for."""
@@ -62,7 +60,7 @@ class LockMetrics:
         if core is not None:
             held_s = (core.monotonic_ns() - lease.acquired_ns) / 1e9
             kind = lease.steps[-1][0].kind.name
-            self._instruments.hold_time.record(held_s, {LOCK_CLASS: kind})
+            self._instruments.hold_time.record(held_s, {names.LOCK_CLASS: kind})
 
 
 class Instruments:
@@ -85,14 +83,14 @@ class Instruments:
         )
         for name, unit, about, look, joined in _GAUGES:
             meter.create_observable_gauge(
-                name, [_guarded(LOCK_CLASS, self._now(look, joined))], unit, about
+                name, [_guarded(names.LOCK_CLASS, self._now(look, joined))], unit, about
             )
         for name, unit, about in _COUNTERS:
             meter.create_observable_counter(
-                name, [_guarded(LOCK_CLASS, self._total(name))], unit, about
+                name, [_guarded(names.LOCK_CLASS, self._total(name))], unit, about
             )
         meter.create_observable_counter(
-            "memoir.lock.deadlocks", [_guarded(RESOLUTION, lambda: dict(self._deadlocks))],
+            "memoir.lock.deadlocks", [_guarded(names.DEADLOCK_RESOLUTION, lambda: dict(self._deadlocks))],
             "{deadlock}", "Deadlocks, by what was done about them.",
         )  # fmt: skip
 

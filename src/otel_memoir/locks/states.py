@@ -3,5 +3,5 @@
 NEW, HELD, RELEASED, LOST = "new", "held", "released", "lost"
 
 WAITING, GRANTED, TIMEOUT, CANCELLED, VICTIM, DIED = (
-    "waiting", "granted", "timeout", "cancelled", "victim", "owner died",
+    "waiting", "granted", "timeout", "cancelled", "victim", "owner_died",
 )  # fmt: skip
