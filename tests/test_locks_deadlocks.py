@@ -14,6 +14,7 @@ from locks.actors import PATIENCE_S, Answer, Stage
 from otel_memoir.errors import DeadlockError, LockOrderError, LockTimeoutError
 from otel_memoir.locks import DeadlockReport, LockManager, Participant, foreign
 from otel_memoir.locks.judge import REFUSALS_MAX, Judge, Policy
+from otel_memoir.locks.parking import abandon
 
 
 @pytest.fixture(autouse=True)
@@ -493,6 +494,19 @@ def test_without_wound_wait_the_younger_goes_on() -> None:
     assert older_asks("detect").error() is None
 
 
+def test_who_was_wounded_and_let_go_of_all_is_not_refused_any_more() -> None:
+    """The older one has what it waited for, and nobody gains by it."""
+    with Stage("threads", policy="wound-wait") as stage:
+        old, young = stage.actors(2)
+        old.acquire("a").get()
+        mine = young.acquire("b").get()
+        waits = old.acquire("b")
+        stage.sleeps(old)
+        young.release(mine).get()
+        assert waits.get().held
+        assert young.acquire("c").get().held
+
+
 def donated(stage: Stage) -> tuple[str, ...]:
     """Who queues for k, when an important unit waits for what the last of them holds."""
     holder, early, late, boss = stage.actors(4)
@@ -557,6 +571,28 @@ def test_a_donation_that_would_close_a_circle_is_not_made(stage: Stage) -> None:
     writing.release(below).get()
     reader.release(wanted).get()
     assert stage.locks.deadlocks() == ()
+
+
+def test_what_was_donated_at_each_key_of_a_request_is_taken_back(stage: Stage) -> None:
+    """It waited for one, got it, and waited for the next."""
+    holder, first, second, boss = stage.actors(4)
+    holder.acquire("x").get()
+    mine = first.acquire("a").get()
+    second.acquire("b").get()
+    for actor in (first, second):
+        actor.acquire("x")
+        stage.sleeps(actor)
+    wanted = boss.acquire_all({"a": "exclusive", "b": "exclusive"}, priority=60, timeout=3600.0)
+    stage.sleeps(boss)
+    queue = stage.locks._engine.table.entries["x"].queue
+    assert [len(one.donors) for one in queue] == [1, 0]
+    engine = stage.locks._engine
+    engine.release(mine, None)  # it cannot: it waits
+    assert [len(one.donors) for one in queue] == [1, 1]
+    (asked,) = engine.table.entries["b"].queue
+    abandon(engine, asked)
+    assert wanted.error() is not None
+    assert [len(one.donors) for one in queue] == [0, 0]
 
 
 # -- retrying ------------------------------------------------------------------

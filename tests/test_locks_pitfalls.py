@@ -455,6 +455,44 @@ def test_a_signal_handler_inside_the_manager_gets_an_error_and_does_not_hang(
         pass
 
 
+INTERRUPTED = """
+import signal, threading
+from otel_memoir.locks import LockManager, parking
+parking.PATIENCE_S = 3600.0
+locks, sleeps, go = LockManager(), threading.Semaphore(0), threading.Event()
+locks.on_block(lambda unit, holders: sleeps.release())
+
+def hold():
+    with locks.hold("outer"):
+        with locks.hold("inner"):
+            go.set()
+            sleeps.acquire()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            sleeps.acquire()
+
+def handler(*_):
+    with locks.hold("inner"):
+        print("inner", end=" ")
+
+signal.signal(signal.SIGUSR1, handler)
+thread = threading.Thread(target=hold)
+thread.start()
+go.wait()
+with locks.hold("outer"):
+    print("outer", locks.snapshot().keys[0].key)
+thread.join()
+"""
+
+
+def test_a_signal_handler_that_waits_while_the_thread_waits_loses_no_wake_up() -> None:
+    """The wait that it interrupted is handed its lock meanwhile, and goes on afterwards."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=10,
+        check=False,
+    )
+    assert done.stdout.split() == ["inner", "outer", "outer"], done.stderr
+
+
 def test_a_finaliser_inside_the_manager_puts_its_release_off(locks: LockManager) -> None:
     """The collector may run it anywhere; the next operation does it."""
 

@@ -153,16 +153,19 @@ class Core:
     def end(self, wait: Wait, state: str, effects: Effects) -> None:
         """Write down how a wait ended, and owe its unit the news."""
         wait.state = state
-        slept = wait.unit.wait is wait
-        if slept:
-            wait.unit.wait = None
+        unit, outer = wait.unit, wait.outer
+        if unit.wait is wait:
+            unit.wait = outer if outer is not None and outer.state is states.WAITING else None
+        if unit.wait is not None:
+            effects.unsure.append(unit)  # it goes on with the wait that this one interrupted
+        elif wait.sync and self.blocked.get(unit.thread_ident) is unit:
+            del self.blocked[unit.thread_ident]
+        if wait.slept:
             wait.waited_ns = self.monotonic_ns() - wait.arrival_ns
             effects.wakes.append(wait)
             self.donations.take_back(wait, effects)
-        if wait.sync and self.blocked.get(wait.unit.thread_ident) is wait.unit:
-            del self.blocked[wait.unit.thread_ident]
-        for call in self.on_unblock if slept else ():
-            effects.calls.append(partial(call, wait.unit.id))
+        for call in self.on_unblock if wait.slept else ():
+            effects.calls.append(partial(call, unit.id))
 
     def time_out(self, wait: Wait, effects: Effects) -> None:
         """Its time is over, unless something else came first."""

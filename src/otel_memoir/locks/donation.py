@@ -45,7 +45,7 @@ class Donations:
                 else:
                     other.donors.discard(donor)
         if given:
-            self._given[donor] = given
+            self._given.setdefault(donor, []).extend(given)  # it may wait for one key after another
 
     def take_back(self, donor: Wait, effects: Effects) -> None:
         """A wait has ended: put those that it lifted where they belong."""

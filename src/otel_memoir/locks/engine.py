@@ -111,14 +111,13 @@ class Engine(Core):
             effects.calls.append(partial(self.on_order, finding))
 
     def _begin(self, wait: Wait, effects: Effects) -> None:
-        wounded = wait.owner.wounded
-        if wounded is not None:
-            wait.owner.wounded = None
+        wounded, wait.owner.wounded = wait.owner.wounded, None
+        if wounded is not None and wait.owner.leases:  # without any it is in nobody's way
             self.judge.finish_wounded(wait, wounded, effects)
             return
         self._advance(wait, effects)
         if wait.state is states.WAITING and wait.entry is not None:
-            wait.unit.wait, wait.slept = wait, True
+            wait.outer, wait.unit.wait, wait.slept = wait.unit.wait, wait, True
             wait.steps[-1][0].kind.contended += 1
             if wait.sync:
                 self.blocked[wait.unit.thread_ident] = wait.unit

@@ -249,6 +249,8 @@ class Wait:
             what priority and donations are worth in ns, stamp). It does not change with
             time, though priorities age: all age alike, so none overtakes another by it.
 
+        outer: The wait of the same unit that a signal handler interrupted with this one.
+
         slept: Whether it had to wait at all; ``waited_ns``: how long, when it is over.
 
         blockers, queue_length, blocker: Who was in the way when it began, how many queued,
@@ -261,8 +263,8 @@ class Wait:
 
     __slots__ = (
         "arrival_ns", "blocker", "blockers", "context", "deadline_s", "donors", "entry", "error",
-        "index", "lease", "mode", "order", "owner", "parker", "priority", "queue_length", "slept",
-        "stamp", "state", "steps", "sync", "unit", "verdict", "waited_ns", "where",
+        "index", "lease", "mode", "order", "outer", "owner", "parker", "priority", "queue_length",
+        "slept", "stamp", "state", "steps", "sync", "unit", "verdict", "waited_ns", "where",
     )  # fmt: skip
 
     def __init__(
@@ -274,6 +276,7 @@ class Wait:
         self.state = WAITING
         self.index = 0
         self.entry: Entry | None = None
+        self.outer: Wait | None = None
         self.mode = 0
         self.arrival_ns = self.stamp = 0
         self.deadline_s: float | None = None

@@ -13,7 +13,7 @@ from otel_memoir.errors import LockError
 from otel_memoir.locks import queueing
 from otel_memoir.locks.effects import Effects
 from otel_memoir.locks.engine import Engine
-from otel_memoir.locks.parts import Claim, Unit
+from otel_memoir.locks.parts import Claim, Unit, Wait
 from otel_memoir.locks.states import HELD, WAITING
 
 # What the engine itself raises, or has an answer to, leaves the table right.
@@ -54,10 +54,16 @@ def _count_again(engine: Engine, unit: Unit) -> None:
     for lease in unit.leases:
         for entry, mode in lease.steps:
             queueing.add(unit, entry, mode)
+    while unit.wait is not None and unit.wait.state is not WAITING:
+        unit.wait = unit.wait.outer
     wait = unit.wait
-    if wait is None or wait.state is not WAITING:
-        unit.wait = None
-        return
+    while wait is not None:
+        if wait.state is WAITING:
+            _queue_again(engine, wait)
+        wait = wait.outer
+
+
+def _queue_again(engine: Engine, wait: Wait) -> None:
     for entry, mode in wait.steps[: wait.index]:
         queueing.add(wait.owner, entry, mode)
     entry, wait.mode = wait.steps[wait.index]
