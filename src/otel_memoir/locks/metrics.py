@@ -52,7 +52,8 @@ class LockMetrics:
 
     def waited(self, kind: str, waited_s: float, outcome: str) -> None:
         """Record a wait."""
-        self._instruments.wait_time.record(waited_s, {names.LOCK_CLASS: kind, names.LOCK_OUTCOME: outcome})
+        about = {names.LOCK_CLASS: kind, names.LOCK_OUTCOME: outcome}
+        self._instruments.wait_time.record(waited_s, about)
 
     def released(self, lease: Claim) -> None:
         """Record how long a lock was held that others waited for."""
@@ -90,8 +91,9 @@ class Instruments:
                 name, [_guarded(names.LOCK_CLASS, self._total(name))], unit, about
             )
         meter.create_observable_counter(
-            "memoir.lock.deadlocks", [_guarded(names.DEADLOCK_RESOLUTION, lambda: dict(self._deadlocks))],
-            "{deadlock}", "Deadlocks, by what was done about them.",
+            "memoir.lock.deadlocks",
+            [_guarded(names.DEADLOCK_RESOLUTION, lambda: dict(self._deadlocks))], "{deadlock}",
+            "Deadlocks, by what was done about them.",
         )  # fmt: skip
 
     def add(self, core: Core) -> None:
