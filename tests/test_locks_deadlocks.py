@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
+import networkx
 import pytest
 
 from locks.actors import PATIENCE_S, Answer, Stage
@@ -60,6 +61,34 @@ def test_without_reordering_somebody_is_refused(
     writer, _, _ = soft_circle(stage)
     assert isinstance(writer.error(), DeadlockError)
     assert [one.resolution for one in stage.locks.deadlocks()] == ["refused"]
+
+
+def test_reordering_leaves_no_circle_of_others_behind() -> None:
+    """One that goes ahead may close a circle in which the unit that asked has no part."""
+    with Stage("threads") as stage:
+        reader, writer, middle, second, last = stage.actors(5)
+        locks, declared = stage.locks, list[Any]()
+
+        def declare(actor: Any, target: Any) -> None:
+            declared.append(locks.waiting_for(target.thread))
+            actor.do(declared[-1].__enter__).get()
+
+        middle.acquire("k/1").get()
+        declare(writer, last)
+        reader.acquire("j", "shared").get()
+        writer.acquire("j")
+        stage.sleeps(writer)
+        behind = second.acquire("j", "shared")
+        stage.sleeps(second)
+        declare(middle, second)
+        middle.acquire("j/2")
+        stage.sleeps(middle)
+        asked = last.acquire("k/1", "shared", timeout=3600.0)
+        wait((behind, asked), PATIENCE_S, FIRST_COMPLETED)
+        arrows = locks.snapshot().graph
+        assert networkx.is_directed_acyclic_graph(
+            networkx.DiGraph([(one.unit, one.target) for one in arrows])
+        )
 
 
 def ring(stage: Stage, priorities: tuple[int, ...], keys: str = "abcdefgh") -> list[Any]:
