@@ -329,7 +329,8 @@ def test_a_write_back_of_what_became_stale_meanwhile_is_refused(
     assert store.texts[KEY] == "coffee"
     assert scene.told.names() == [STARTED, CONFLICT, FAILED]
     conflict, failed = scene.told.events(CONFLICT, FAILED)
-    assert conflict.record_id == KEY and conflict.agent_name == "planner"
+    assert f"{conflict.store_id}/{conflict.record_id}" == KEY
+    assert conflict.agent_name == "planner"
     assert conflict.attributes[names.CONFLICT_EXPECTED_VERSION] == expected
     assert conflict.attributes[names.CONFLICT_ACTUAL_VERSION] == found
     assert conflict.attributes[names.CONFLICT_ACTION] == "dropped"
