@@ -17,13 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OLDEST_SDK = ("opentelemetry-sdk==1.40.0", "opentelemetry-api==1.40.0",
               "opentelemetry-exporter-otlp==1.40.0", "opentelemetry-proto==1.40.0")
-TOOLS = ("blockbuster", "pytest", "pytest-timeout", "hypothesis", "cryptography")
+TOOLS = ("blockbuster", "pytest", "pytest-timeout", "hypothesis", "cryptography", "detangle",
+         "interleave-test; python_version >= '3.12'")
 QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
          "outcome", "backoff", "house", "events_model", "events_forms", "events_content",
          "events_versions", "events_lost_updates", "hlc", "order", "order_readers",
          "memory_log", "stamp_processor", "stamp_stream", "locks_suite", "locks_deadlocks",
-         "reflection", "reflection_tasks")
+         "reflection", "reflection_tasks",
+         "locks_interleavings", "locks_interleavings_tasks")
 
 
 def interpreter(version: str) -> str | None:
