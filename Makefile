@@ -4,16 +4,18 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
+AGENTS := .venv-agents
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-matrix lint bench collector system clean
+.PHONY: demo test test-fast test-matrix agents lint bench collector system clean
 
 demo: $(READY)
 	$(BIN)/otel-memoir demo
 
 test: $(READY) $(VENV)/.uwsgi system lint collector
 	$(BIN)/python -m pytest -q
+	$(MAKE) agents
 	$(BIN)/python tools/matrix.py
 
 test-fast: $(READY)
@@ -22,12 +24,17 @@ test-fast: $(READY)
 test-matrix: $(READY)
 	$(BIN)/python tools/matrix.py
 
+# The real memory libraries have an environment of their own: they hold protobuf back.
+agents: $(AGENTS)/.ready
+	$(AGENTS)/bin/python -m pytest -q -p no:cacheprovider tests/test_lost_updates_real.py
+
 lint: $(READY)
 	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/mypy
 
 # SCALE=quick ends in four minutes, SCALE=full has a backlog of ten million.
 bench: $(READY)
+	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python benchmarks/run.py $(if $(SCALE),--$(SCALE))
 
 # The binary is cached outside the checkout; without Go it says what to do.
@@ -43,6 +50,11 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install -q -e . --group dev
+	touch $@
+
+$(AGENTS)/.ready: $(READY)
+	test -x $(AGENTS)/bin/python || $(BIN)/python -m venv $(AGENTS)
+	$(BIN)/python -m pip --python $(AGENTS)/bin/python install -q -e . --group agents
 	touch $@
 
 # It is compiled when it is installed, so a machine without a C compiler goes without it.
