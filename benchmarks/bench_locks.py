@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from bench_locks_peers import peers
 from common import PATIENCE_S, Row, Scale, row
 from opentelemetry.context import get_current
 
@@ -138,7 +139,7 @@ def checks(scale: Scale) -> list[Row]:
 
 def locks(scale: Scale) -> list[Row]:
     """All rows."""
-    return [*free_locks(scale), *checks(scale)]
+    return [*free_locks(scale), *checks(scale), *peers(scale)]
 
 
 BENCHES: dict[str, Callable[[Scale], list[Row]]] = {"locks": locks}
