@@ -14,6 +14,7 @@ import pytest
 from locks.actors import PATIENCE_S, Answer, Stage
 from otel_memoir.errors import DeadlockError, LockOrderError, LockTimeoutError
 from otel_memoir.locks import DeadlockReport, LockManager, Participant, foreign
+from otel_memoir.locks.graph import Graph
 from otel_memoir.locks.judge import REFUSALS_MAX, Judge, Policy
 from otel_memoir.locks.parking import abandon
 
@@ -786,3 +787,29 @@ def test_a_wait_can_be_made_the_victim_from_outside(stage: Stage) -> None:
     assert isinstance(error, DeadlockError) and error.report == report
     assert not stage.locks.make_victim(two.unit, report)
     assert stage.locks.deadlocks() == (report,)
+
+
+# -- cost ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [8, 64])
+def test_who_queues_behind_many_does_not_make_the_check_look_at_each_pair(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those ahead wait for nothing else, so only the holder can wait for him."""
+    looked: list[object] = []
+    edges = Graph.edges
+    monkeypatch.setattr(
+        Graph, "edges", lambda self, unit: looked.append(unit) or edges(self, unit)
+    )
+
+    async def hold(locks: LockManager) -> None:
+        async with locks.hold("k"):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        locks = LockManager()
+        await asyncio.gather(*(hold(locks) for _ in range(count)))
+
+    asyncio.run(main())
+    assert len(looked) <= 2 * count

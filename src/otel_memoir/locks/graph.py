@@ -124,14 +124,25 @@ class Graph:
                     return not unit.foreign and unit.thread_ident not in blocked
                 entry = wait.entry
                 if (
-                    entry is None or entry.queue[0] is not wait or unit.foreign
+                    entry is None or unit.foreign
                     or not (wait.sync or unit.thread_ident not in blocked)
+                    or (entry.queue[0] is not wait and not self._only_queue(entry.queue, wait))
                 ):  # fmt: skip
                     return False
                 (owner,) = entry.holders
                 (unit,) = owner.crew
         except ValueError:  # not one, but several who hold it, or who act for its owner
             return False
+        return False
+
+    def _only_queue(self, queue: list[Wait], wait: Wait) -> bool:
+        """Whether those ahead wait for nothing but this key: then they wait as ``wait`` does."""
+        for ahead in queue:
+            if ahead is wait:
+                return True
+            unit = ahead.unit
+            if unit.foreign or self._blocked.get(unit.thread_ident, unit) is not unit:
+                return False
         return False
 
     def _path_back(self, start: Unit, within: set[Unit] | None = None) -> list[Edge] | None:
