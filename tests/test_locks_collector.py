@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from collector import Collector
+from collector import Collector, records_in
 from otel_memoir import DurableLogRecordProcessor
 from otel_memoir.events import MemoryEvent, from_otlp_json_request, names, undeclared
 from otel_memoir.locks.snapshot import arrows_of, arrows_to_mermaid
 from test_locks_trace import DEADLOCK, Observed, deadlock_of, spans_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from proof_locks import drawing
 
 pytestmark = pytest.mark.collector
 
@@ -40,5 +45,8 @@ def test_a_deadlock_of_three_arrives_once_for_each_unit(
     }
     assert {one.attributes[names.DEADLOCK_ID] for one in arrived} == {report.id}
     assert {one.attributes[names.LOCK_UNIT] for one in arrived} == {one.unit for one in actors}
+    assert sorted(one.unit.partition(":")[0] for one in actors) == ["task", "task", "thread"]
     assert [undeclared(one) for one in arrived] == [()] * 3
-    assert arrows_to_mermaid(arrows_of(report)).count("-->") == 3
+    drawn = arrows_to_mermaid(arrows_of(report))
+    assert {drawing(one) for one in records_in(collector.output)} == {drawn}
+    assert drawn.count("-->") == 3
