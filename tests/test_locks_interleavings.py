@@ -23,7 +23,7 @@ it = pytest.importorskip(
 from locks.schedules import Cast, explore, meeting  # noqa: E402
 from otel_memoir.locks import DeadlockReport, states  # noqa: E402
 from otel_memoir.locks.engine import Engine  # noqa: E402
-from otel_memoir.locks.request import ThreadParker  # noqa: E402
+from otel_memoir.locks.parkers import ThreadParker  # noqa: E402
 
 ASKED = int(os.environ.get("MEMOIR_TEST_LOCK_SCHEDULES", "0"))
 

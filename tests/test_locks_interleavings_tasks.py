@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 
 from otel_memoir.errors import LockError
-from otel_memoir.locks import LockManager
-from otel_memoir.locks.parking import Parking
-from otel_memoir.locks.request import TaskParker
+from otel_memoir.locks import LockManager, parking
+from otel_memoir.locks.parkers import TaskParker
 
 detangle = pytest.importorskip(
     "detangle", reason="needs detangle: pip install -e . --group dev"
@@ -38,7 +37,7 @@ Body = Callable[[], Coroutine[Any, Any, None]]
 @pytest.fixture(autouse=True)
 def nobody_looks_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up that is lost costs an hour, and so is seen."""
-    monkeypatch.setattr("otel_memoir.locks.parking.PATIENCE_S", LATE_S)
+    monkeypatch.setattr(parking, "PATIENCE_S", LATE_S)
 
 
 class Cast:
@@ -292,13 +291,13 @@ def test_a_waiter_that_keeps_what_it_was_handed_as_it_was_cancelled_is_found(
 ) -> None:
     """The best known mistake of locks for tasks."""
     monkeypatch.setattr("otel_memoir.locks.lease.recover", lambda engine, lease, error: None)
-    abandon = Parking.abandon
+    abandon = parking.abandon
 
-    def forget(self: Parking, wait: Any) -> None:
+    def forget(engine: Any, wait: Any) -> None:
         if wait.state != "granted":
-            abandon(self, wait)
+            abandon(engine, wait)
 
-    monkeypatch.setattr(Parking, "abandon", forget)
+    monkeypatch.setattr(parking, "abandon", forget)
     seen = explore(lambda: contended(cancelled_by_another))
     assert ("done", "cancelled", "OwnerDiedError") in {ends[:3] for ends in seen}
 

@@ -20,11 +20,13 @@ import interleave_test as it
 import pytest
 
 from otel_memoir.errors import LockError
-from otel_memoir.locks import LockManager, effects, engine, lease, parking, request
-from otel_memoir.locks.unit import Roll
+from otel_memoir.locks import LockManager, core, effects, engine, lease, parkers, parking, queueing
+from otel_memoir.locks.roll import Roll
 
 # What runs partly under the mutex, and decides who wakes whom.
-STEPPED = [str(module.__file__) for module in (effects, engine, lease, parking, request)]
+STEPPED = [str(module.__file__) for module in (
+    core, effects, engine, lease, parkers, parking, queueing,
+)]  # fmt: skip
 NOTHING = [f"{__file__}/nothing"]  # an empty list would be everything
 FOREVER_S = 1e6
 
