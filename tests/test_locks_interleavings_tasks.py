@@ -94,7 +94,7 @@ class Cast:
 Model = Callable[[], Awaitable[dict[str, str]]]
 
 
-def explore(model: Model, *, deviations: int = 3, schedules: int = 100) -> set[tuple[str, ...]]:
+def explore(model: Model, *, deviations: int = 3, schedules: int = 50) -> set[tuple[str, ...]]:
     """How the tasks of a model can end, by their names' order, over all schedules tried."""
     seen: set[tuple[str, ...]] = set()
 
