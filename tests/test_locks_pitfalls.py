@@ -921,6 +921,47 @@ def test_a_lock_that_is_let_go_before_the_request_queues_is_had_at_once(
         assert lease.held
 
 
+@pytest.mark.parametrize("how", ["thread", "task"])
+def test_who_wakes_in_the_middle_of_a_grant_does_not_go_on_before_it_is_whole(
+    how: str, locks: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He who looks by himself may see the state word before the rest is written."""
+    has, go, went_on = threading.Event(), threading.Event(), threading.Event()
+    end = Engine.end
+
+    def end_slowly(self: Engine, wait: Any, state: str, effects: Any) -> None:
+        end(self, wait, state, effects)
+        if state is states.GRANTED and wait.slept:
+            wait.parker.wake()
+            went_on.wait(0.2)
+
+    def hold() -> None:
+        with locks.hold("k"):
+            has.set()
+            assert go.wait(PATIENCE_S)
+
+    def seen(lease: Lease) -> bool:
+        went_on.set()
+        return lease.held and lease.fencing_token > 0
+
+    async def ask() -> bool:
+        async with locks.hold("k") as lease:
+            return seen(lease)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert has.wait(PATIENCE_S)
+    monkeypatch.setattr(Engine, "end", end_slowly)
+    locks.on_block(lambda unit, holders: go.set())
+    if how == "task":
+        assert asyncio.run(ask())
+    else:
+        with locks.hold("k") as lease:
+            assert seen(lease)
+    thread.join(PATIENCE_S)
+    assert empty(locks)
+
+
 def test_waiting_tasks_do_not_block_their_loop() -> None:
     """Not for a moment: blockbuster would raise."""
     from blockbuster import blockbuster_ctx
