@@ -37,6 +37,7 @@ Body = Callable[[], Coroutine[Any, Any, None]]
 @pytest.fixture(autouse=True)
 def nobody_looks_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up that is lost costs an hour, and so is seen."""
+    monkeypatch.setenv("MEMOIR_LOCK_SOCKET", "off")  # its thread is none of the explorer's
     monkeypatch.setattr(parking, "PATIENCE_S", LATE_S)
 
 

@@ -166,6 +166,7 @@ def explore(
     """
     here, died = threading.current_thread(), Roll.died
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMOIR_LOCK_SOCKET", "off")  # its thread is none of the explorer's
         patch.setattr(parking, "PATIENCE_S", FOREVER_S)
         patch.setattr(it._primitives, "Lock", Gate)
         patch.setattr(it._primitives, "RLock", Mutex)
