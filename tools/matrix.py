@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,25 +57,31 @@ def environment(python: str, name: str, extra: tuple[str, ...]) -> Path:
     return home / "bin" / "python"
 
 
+def suite(name: str, python: str, extra: tuple[str, ...]) -> bool:
+    """Run the suite in one environment, say what came of it, and return whether it passed."""
+    command = [str(environment(python, name, extra)), "-m", "pytest", "-q", "-m", QUICK,
+               "-p", "no:cacheprovider", "--hypothesis-profile=matrix",
+               *(f"tests/test_{name}.py" for name in FILES)]
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    print(f"== Python {name}\n{done.stdout}", flush=True)
+    return done.returncode == 0
+
+
 def main() -> int:
-    """Run the suite in each environment; return how many failed."""
+    """Run the suite in each environment, one a core; return how many failed."""
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
     pythons = {version: path for version in VERSIONS if (path := interpreter(version))}
     runs = [(v, path, ()) for v, path in pythons.items() if v != own]
     if pythons:
         oldest = next(iter(pythons))
         runs.append((f"{oldest}-oldest-sdk", pythons[oldest], OLDEST_SDK))
-    failed = []
-    for name, path, extra in runs:
-        print(f"== Python {name}", flush=True)
-        python = environment(path, name, extra)
-        command = [str(python), "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider",
-                   "--hypothesis-profile=matrix",
-                   *(f"tests/test_{name}.py" for name in FILES)]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-            failed.append(name)
-    print(f"interpreters: {', '.join([own, *(name for name, _, _ in runs)])}; "
-          f"failed: {', '.join(failed) or 'none'}")
+    with ThreadPoolExecutor(max_workers=max(1, min(len(runs), os.cpu_count() or 1))) as pool:
+        passed = list(pool.map(lambda one: suite(*one), runs))
+    names = [name for name, _, _ in runs]
+    failed = [name for name, ok in zip(names, passed) if not ok]
+    print(f"interpreters: {', '.join([own, *names])}; failed: {', '.join(failed) or 'none'}")
     return len(failed)
 
 
