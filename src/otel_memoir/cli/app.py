@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from otel_memoir.cli.again import again_and_again, watch
 from otel_memoir.cli.clock import clock
+from otel_memoir.cli.completion import completion
 from otel_memoir.cli.demo import run_demo
 from otel_memoir.cli.drain import Drained, drain
 from otel_memoir.cli.events import events_command
@@ -57,23 +59,29 @@ def main() -> None:
 @main.command()
 @files
 @spool_dir
+@watch
 @as_json
 @click.pass_context
 def status(
-    ctx: click.Context, files: tuple[Path, ...], spool_dir: Path | None, as_json: bool
+    ctx: click.Context, files: tuple[Path, ...], spool_dir: Path | None, watch: float | None,
+    as_json: bool,
 ) -> None:
     """Show what was accepted and what became of it.
 
     FILES are spool files or copies of them, instead of directories.
     """
-    found = [_status_of_file(path) for path in files]
-    if not files:
-        found = [s for place in directories(spool_dir) for s in status_of_directory(place)]
-    if as_json:
-        print_json(status_json(found))
-    else:
-        print_status(found)
-    ctx.exit(WRONG if any(s.problem or s.totals.unaccounted for s in found) else 0)
+
+    def once() -> int:
+        found = [_status_of_file(path) for path in files]
+        if not files:
+            found = [s for place in directories(spool_dir) for s in status_of_directory(place)]
+        if as_json:
+            print_json(status_json(found))
+        else:
+            print_status(found)
+        return WRONG if any(s.problem or s.totals.unaccounted for s in found) else 0
+
+    ctx.exit(once() if watch is None else again_and_again(once, watch))
 
 
 def _status_of_file(path: Path) -> SpoolStatus:
@@ -164,5 +172,6 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
 main.add_command(events_command)
 main.add_command(clock)
+main.add_command(completion)
 main.add_command(locks)
 main.add_command(quarantine)

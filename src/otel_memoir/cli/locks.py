@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from otel_memoir.cli.again import again_and_again, watch
 from otel_memoir.cli.places import as_json
 from otel_memoir.cli.show import duration, print_json, print_table, when
 from otel_memoir.locks.inspect import ProcessLocks, Seen, look, standing
@@ -46,10 +45,7 @@ _HINT = (
 @click.option("--deadlocks", is_flag=True, help="Show the last deadlocks instead.")
 @click.option("--dot", is_flag=True, help="Draw who waits for whom, for Graphviz.")
 @click.option("--mermaid", is_flag=True, help="Draw who waits for whom, as a Mermaid flowchart.")
-@click.option(
-    "--watch", type=click.FloatRange(min=0.1), metavar="SECONDS",
-    help="Look again so often, until interrupted.",
-)
+@watch
 @click.option(
     "--long-wait", type=click.FloatRange(min=0), envvar="MEMOIR_LOCK_LONG_WAIT", show_envvar=True,
     default=Settings().lock_long_wait_s, show_default=True, metavar="SECONDS",
@@ -93,7 +89,7 @@ def locks(
         form(seen, found)
         return WRONG if found else 0
 
-    ctx.exit(once() if watch is None else _again_and_again(once, watch))
+    ctx.exit(once() if watch is None else again_and_again(once, watch))
 
 
 def _form(
@@ -109,19 +105,6 @@ def _form(
     if as_json:
         return _print_json
     return _print_deadlocks if deadlocks else _print_tables
-
-
-def _again_and_again(once: Callable[[], int], every_s: float) -> int:
-    """Until an interrupt, which is no error; the exit code is that of the last look."""
-    code, interrupt = 0, threading.Event()
-    try:
-        while True:
-            if sys.stdout.isatty():
-                click.clear()
-            code = once()
-            interrupt.wait(every_s)
-    except KeyboardInterrupt:
-        return code
 
 
 # -- what is wrong -------------------------------------------------------------
