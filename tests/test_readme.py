@@ -20,7 +20,8 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^\$ otel-memoir (.*?)(?: +#.*)?$", README, re.MULTILINE)
 TIMEOUT_S = 60.0
 EMITTED = (
-    ["memory.updated"], ["memoir.record.updated"],
+    ["memory.updated"],
+    ["memoir.record.created", "memoir.change.intended", "memoir.record.updated"],
     ["memoir.reflection.started", "memoir.reflection.completed"],
 )
 
