@@ -32,6 +32,8 @@ def own_state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("MEMOIR_LOCK_SOCKET", "off")
+        # Who counts records wants none about health among them; its own tests say otherwise.
+        patch.setenv("MEMOIR_HEALTH_INTERVAL", "1e6")
         yield
 
 

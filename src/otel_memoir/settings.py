@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from otel_memoir.errors import SettingsError
+from otel_memoir.setting_values import check_value, parse_value
 
 Durability = Literal["power", "process", "batch"]
 Protocol = Literal["http/protobuf", "grpc"]
-
-# What a wait, a LIMIT or a time on disk can be told: above it, C says no at a bad moment.
-_MOST = {"s": 1e9, "bytes": 2**50, "": 2**31}
-
-_TRUE = {"1", "true", "yes", "on"}
-_FALSE = {"0", "false", "no", "off"}
 
 
 def _setting(
@@ -263,9 +257,51 @@ class Settings:
         env="MEMOIR_LOCK_SOCKET", danger="Its user and root see keys and the names of units.",
     )
 
+    health_backlog_age_s: float = _setting(
+        300.0, "Health is degraded when the oldest waiting record has waited this long, and "
+        "failing at ten times that.", env="MEMOIR_HEALTH_BACKLOG_AGE", unit="s", least=0.001,
+    )
+    health_fill_ratio: float = _setting(
+        0.5, "Health is degraded when the spool is this full; at 0.8 records below WARN are "
+        "refused, and it is failing.", env="MEMOIR_HEALTH_FILL_RATIO", least=0.0,
+    )
+    health_fsync_s: float = _setting(
+        0.5, "Health is degraded when commits take this long (three quarters of the last ones "
+        "were quicker), and failing at ten times that.",
+        env="MEMOIR_HEALTH_FSYNC", unit="s", least=0.0001,
+    )
+    health_retry_s: float = _setting(
+        60.0, "Health is degraded when no attempt has succeeded for this long.",
+        env="MEMOIR_HEALTH_RETRY", unit="s", least=0.001,
+    )
+    health_clock_s: float = _setting(
+        60.0, "Health is degraded when the clock has not been right for this long.",
+        env="MEMOIR_HEALTH_CLOCK", unit="s", least=0.001,
+    )
+    health_lock_wait_s: float = _setting(
+        30.0, "Health is degraded when a unit has waited this long for a lock.",
+        env="MEMOIR_HEALTH_LOCK_WAIT", unit="s", least=0.001,
+    )
+    health_window_s: float = _setting(
+        600.0, "How long a loss, a refusal or a broken file counts as new.",
+        env="MEMOIR_HEALTH_WINDOW", unit="s", least=0.01,
+    )
+    health_recover_s: float = _setting(
+        10.0, "How long a cause has to be gone before health is better: it does not flap.",
+        env="MEMOIR_HEALTH_RECOVER", unit="s", least=0.0,
+    )
+    health_interval_s: float = _setting(
+        5.0, "How often health is looked at. With a very large number nobody is told of changes, "
+        "and no event of them is emitted.", env="MEMOIR_HEALTH_INTERVAL", unit="s", least=0.01,
+    )
+    health_event_interval_s: float = _setting(
+        60.0, "Least time between two events `memoir.health.changed`.",
+        env="MEMOIR_HEALTH_EVENT_INTERVAL", unit="s", least=0.0,
+    )
+
     def __post_init__(self) -> None:
         for name, field in self.__dataclass_fields__.items():
-            _check(name, getattr(self, name), field.metadata, _hints()[name])
+            check_value(name, getattr(self, name), field.metadata, _hints()[name])
 
     @classmethod
     def load(
@@ -326,8 +362,12 @@ def _candidates(
         if given.get(name) is not None:
             found.append((name, lambda name=name: given[name]))  # type: ignore[misc]
         elif env and environ.get(env, "").strip():
-            found.append((name, lambda name=name, env=env: _parse(name, env, environ[env])))  # type: ignore[misc]
+            found.append((name, lambda name=name, env=env: _parse(name, env, environ)))  # type: ignore[misc]
     return found
+
+
+def _parse(name: str, env: str, environ: Mapping[str, str]) -> Any:
+    return parse_value(environ[env], name, env, _hints()[name])
 
 
 def _unknown(name: str, known: list[str]) -> Any:
@@ -335,65 +375,3 @@ def _unknown(name: str, known: list[str]) -> Any:
         "use setting", target=name, cause="there is no such setting",
         hint=f"Known settings: {', '.join(known)}.",
     )
-
-
-def _parse(name: str, env: str, text: str) -> Any:
-    """Turn the text of an environment variable into the type of its setting."""
-    kinds = _kinds(_hints()[name])
-    text = text.strip()
-    try:
-        if bool in kinds:
-            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
-        if int in kinds:
-            return int(text)
-        if float in kinds:
-            return float(text)
-    except (ValueError, KeyError):
-        wanted = next(kind.__name__ for kind in kinds if kind in (bool, int, float))
-        raise SettingsError(
-            "read", target=env, cause=f"{text!r} is not of type {wanted}",
-            hint=f"It is the setting {name!r}: see docs/settings.md.",
-        ) from None
-    return text
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types a hint allows: the members of a union, or itself."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
-def _check(name: str, value: Any, field: Mapping[str, Any], hint: Any) -> None:
-    allowed = [v for kind in _kinds(hint) for v in _choices(kind)]
-    if allowed and value is not None and value not in allowed:
-        raise SettingsError(
-            "use setting", target=name, cause=f"{value!r} is not one of {allowed}",
-            hint="Choose one of them.",
-        )
-    least, most = field["least"], _MOST.get(field["unit"], 0)
-    if least is None and not allowed:
-        _check_type(name, value, hint)
-    if least is None or value is None:
-        return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
-        wanted = f"at least {least:g}" if not is_number or not value > most else f"at most {most:g}"
-        raise SettingsError(
-            "use setting", target=name, cause=f"{value!r} is not a number of {wanted}",
-            hint=f"See {name!r} in docs/settings.md.",
-        )
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    kinds = tuple(typing.get_origin(kind) or kind for kind in _kinds(hint))
-    if not isinstance(value, (*kinds, os.PathLike) if str in kinds else kinds):
-        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise SettingsError(
-            "use setting", target=name, cause=f"{value!r} is not of type {wanted}",
-            hint=f"See {name!r} in docs/settings.md.",
-        )
-
-
-def _choices(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()

@@ -21,6 +21,7 @@ FAST: dict[str, Any] = {
     "linger_s": 0.01,
     "adoption_interval_s": 0.05,
     "shutdown_timeout_s": 1.0,
+    "health_interval_s": 1e6,  # who counts records wants none about health among them
 }
 
 

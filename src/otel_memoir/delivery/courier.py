@@ -55,6 +55,8 @@ class Courier:
 
         make_orphan_draft: Turns an intent whose outcome nobody knows into such an event,
             which ends it.
+        on_turn: (attribute) Called after each turn, and at least about once a second while
+            the thread lives, with no lock held. It must not raise.
 
         wall_ns: The wall clock, for times on disk.
 
@@ -83,8 +85,9 @@ class Courier:
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._uniform = uniform
-        self.tally = DeliveryTally()
         self.on_progress: Callable[[], object] = lambda: None
+        self.on_turn: Callable[[], None] = lambda: None
+        self.tally = DeliveryTally(monotonic_s)
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -115,7 +118,7 @@ class Courier:
         """In a fork child: let go of all that belongs to the parent."""
         self._planner.abandon()
         self._sender.forget()
-        self.tally = DeliveryTally()
+        self.tally = DeliveryTally(self._monotonic_s)
         self._start_anew()
 
     # -- the thread -----------------------------------------------------------
@@ -151,6 +154,7 @@ class Courier:
         with unobserved():
             while not self._stopping.is_set():
                 wait_s = self._go_on()
+                self.on_turn()
                 if wait_s > 0:
                     self._alarm.wait(wait_s)
             self._finish()
@@ -237,7 +241,7 @@ class Courier:
         if not gaps or self._spool.file is None:
             return
         envelope = source.file.last_envelope()
-        told = [gap for gap in gaps if self._tell(self._make_gap_draft(gap, envelope))]
+        told = [gap for gap in gaps if self.tell(self._make_gap_draft(gap, envelope))]
         if told and self._spool.flush(self._settings.emit_timeout_s):
             source.perform(lambda file: ledger.note_told(file.connection, told))
 
@@ -255,15 +259,18 @@ class Courier:
         known = intents.known_elsewhere(self._spool.directory, source.file.name, found)
         told = [
             orphan.id for orphan in found
-            if orphan.id in known or self._tell(self._make_orphan_draft(orphan, envelope))
+            if orphan.id in known or self.tell(self._make_orphan_draft(orphan, envelope))
         ]
         if told and self._spool.flush(self._settings.emit_timeout_s):
             source.perform(lambda file: intents.forget(file.connection, told))
             if source.file is not own:
                 self._spool.perform(lambda file: intents.forget(file.connection, told))
 
-    def _tell(self, draft: Draft) -> bool:
-        """Emit an event of our own; one that finds no room is told later, and is no new gap."""
+    def tell(self, draft: Draft) -> bool:
+        """Emit an event about ourselves; return whether it was accepted.
+
+        One that finds no room is no new gap: it can be told later.
+        """
         return not self._spool.would_refuse(draft) and isinstance(
             self._spool.append(draft), Ticket
         )
@@ -283,6 +290,11 @@ class Courier:
     def hold(self) -> Hold | None:
         """Why delivery stands still, if it does."""
         return self._dispatcher.pace.hold
+
+    @property
+    def next_try_s(self) -> float:
+        """How long the destination is left alone yet, in seconds."""
+        return max(0.0, self._dispatcher.pace.not_before_s - self._monotonic_s())
 
     def is_drained(self) -> bool:
         """Whether nothing waits in our own file or in those we adopted."""

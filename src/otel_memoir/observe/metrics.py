@@ -8,12 +8,12 @@ from typing import Protocol
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
 from otel_memoir.diagnostics import complaints
-from otel_memoir.spool import SpoolStatus, State
+from otel_memoir.spool import SpoolStatus, State, Totals
 
 SCOPE = "otel_memoir"
 COMPONENT_TYPE = "otel_memoir.DurableLogRecordProcessor"
 
-_COMPONENT = {"otel.component.type": COMPONENT_TYPE, "otel.component.name": f"{COMPONENT_TYPE}/0"}
+COMPONENT = {"otel.component.type": COMPONENT_TYPE, "otel.component.name": f"{COMPONENT_TYPE}/0"}
 
 Observations = Iterable[Observation]
 
@@ -53,6 +53,11 @@ def _register(observed: Observed, provider: MeterProvider | None) -> None:
         callbacks=[guarded("spool", lambda: [_one(observed.status().totals.pending)])],
     )
     meter.create_observable_counter(
+        "otel.sdk.processor.log.processed", unit="{log_record}",
+        description="Records that were accepted, or refused (error.type).",
+        callbacks=[guarded("spool", lambda: _processed(observed.status().totals))],
+    )
+    meter.create_observable_counter(
         "otel.sdk.exporter.log.exported", unit="{log_record}",
         description="Records whose final outcome is known.",
         callbacks=[guarded("spool", lambda: _exported(observed))],
@@ -78,7 +83,12 @@ def _register(observed: Observed, provider: MeterProvider | None) -> None:
 
 
 def _one(value: float, attributes: dict[str, str] | None = None) -> Observation:
-    return Observation(value, {**_COMPONENT, **(attributes or {})})
+    return Observation(value, {**COMPONENT, **(attributes or {})})
+
+
+def _processed(totals: Totals) -> list[Observation]:
+    refused = [_one(n, {"error.type": reason}) for reason, n in totals.refused.items()]
+    return [_one(totals.accepted), *refused]
 
 
 def _exported(observed: Observed) -> list[Observation]:

@@ -8,6 +8,7 @@ from typing import Any
 from otel_memoir.clock import Clock
 from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.diagnostics import complaints
+from otel_memoir.observe import Health, OnHealthChange
 from otel_memoir.sdk.pipeline import Pipeline
 from otel_memoir.settings import Settings
 from otel_memoir.spool import SpoolStatus
@@ -25,6 +26,9 @@ class PipelineHolder:
 
         environ: The environment, for variables; ``os.environ`` by default.
 
+        on_health_change: Told of each verdict on health with another state or other causes
+            than the one before; in a thread of ours, with no lock held.
+
         given: Any setting of ``docs/settings.md``, by name.
 
     Raises:
@@ -38,10 +42,12 @@ class PipelineHolder:
         clock: Clock | None = None,
         sender: Sender | None = None,
         environ: Mapping[str, str] | None = None,
+        on_health_change: OnHealthChange | None = None,
         **given: Any,
     ) -> None:
         self.pipeline = pipeline or Pipeline(
-            Settings.load(environ=environ, **given), clock=clock, sender=sender, environ=environ
+            Settings.load(environ=environ, **given), clock=clock, sender=sender, environ=environ,
+            on_health_change=on_health_change,
         )
         self.pipeline.hold()
         self._shut_down = False
@@ -60,6 +66,10 @@ class PipelineHolder:
     def status(self) -> SpoolStatus:
         """The numbers of promise 2 for this process's spool file."""
         return self.pipeline.status()
+
+    def health(self) -> Health:
+        """The verdict on this pipeline just now: its state, and each cause with its remedy."""
+        return self.pipeline.health()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Fsync all that was accepted; return whether it is. It says nothing of delivery."""

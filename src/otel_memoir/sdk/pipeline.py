@@ -25,12 +25,25 @@ from otel_memoir.delivery.encoding import StampTemplate, encode_record
 from otel_memoir.delivery.lazy_sender import LazySender
 from otel_memoir.delivery.senders import make_sender
 from otel_memoir.diagnostics import CONTRIB_SUPPRESS_KEY, complaints
-from otel_memoir.observe import observe, observe_clock, observe_hybrid
+from otel_memoir.observe import (
+    Health,
+    HealthState,
+    HealthWatch,
+    OnHealthChange,
+    SignReader,
+    observe,
+    observe_clock,
+    observe_health,
+    observe_hybrid,
+    oldest_wait_s,
+)
 from otel_memoir.sdk.bell import Bell
 from otel_memoir.sdk.emission import emission_of
 from otel_memoir.sdk.gap_event import gap_draft
+from otel_memoir.sdk.health_event import health_draft
 from otel_memoir.sdk.hosts import warn_of_host
 from otel_memoir.sdk.marks import is_stamped, without_stamps
+from otel_memoir.sdk.observed import ObservedPipeline
 from otel_memoir.sdk.unknown_event import unknown_draft
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
@@ -47,6 +60,7 @@ _OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
 class _Parts:
     spool: Spool
     courier: Courier
+    health: HealthWatch
 
 
 class Pipeline:
@@ -60,6 +74,9 @@ class Pipeline:
         sender: How to send; by default over OTLP to the configured destination.
 
         environ: The environment, for the ``OTEL_EXPORTER_OTLP_*`` variables.
+
+        on_health_change: Told of each verdict with another state or other causes than the
+            one before, in the courier's thread.
     """
 
     def __init__(
@@ -69,8 +86,10 @@ class Pipeline:
         clock: Clock | None = None,
         sender: Sender | None = None,
         environ: Mapping[str, str] | None = None,
+        on_health_change: OnHealthChange | None = None,
     ) -> None:
         self.settings = settings
+        self._on_health_change = on_health_change
         self._clock = clock or shared_clock(settings)
         self._environ = os.environ if environ is None else environ
         self._sender = sender
@@ -111,11 +130,13 @@ class Pipeline:
         """Make the parts once; of two threads that try, one wins and nothing was opened."""
         spool = self._make_spool(resource)
         courier = self._make_courier(spool)
+        health = self._watch(spool, courier)
         process_clock.offset_max_ns = round(self.settings.peer_offset_max_s * 1e9)
-        mine = _Parts(spool, courier)
+        mine = _Parts(spool, courier, health)
         parts = self._made.setdefault("parts", mine)
         if parts is mine:
             observe(self)
+            observe_health(self)
             observe_clock(self._clock)
             observe_hybrid(process_clock)
             warn_of_host()
@@ -149,14 +170,46 @@ class Pipeline:
             courier.wake()
             self.bell.ring()
 
+        spool.on_accept = accepted
+        return courier
+
+    def _reader(self, spool: Spool, courier: Courier) -> SignReader:
+        return SignReader(
+            ObservedPipeline(spool, courier, self.status), self.settings, clock=self._clock,
+            lock_wait_s=oldest_wait_s,
+        )
+
+    def _watch(self, spool: Spool, courier: Courier) -> HealthWatch:
+        def tell(health: Health, before: HealthState) -> bool:
+            with spool.reading:
+                envelope = spool.file.last_envelope() if spool.file else None
+            return courier.tell(health_draft(health, before, envelope))
+
         def forget() -> None:
             self._slot = None  # it is the parent's
             courier.forget()
+            health.forget(self._reader(spool, courier).read)
 
-        spool.on_accept, spool.on_forget = accepted, forget
-        return courier
+        health = HealthWatch(
+            self._reader(spool, courier).read, self.settings, tell=tell,
+            on_change=self._on_health_change,
+        )
+        courier.on_turn, spool.on_forget = health.turn, forget
+        return health
 
     # -- asking ---------------------------------------------------------------
+
+    def health(self, *, at_most_s: float = 0.0) -> Health:
+        """The verdict on this pipeline, with its causes; ok before the first record.
+
+        Args:
+            at_most_s: One that is no older, in seconds, will do.
+        """
+        parts = self._made.get("parts")
+        if parts is None:
+            return Health()
+        parts.spool.check_pid()
+        return parts.health.now(at_most_s=at_most_s)
 
     def flush(self, timeout: float) -> bool:
         """Fsync all that was accepted; return whether that was done in ``timeout`` seconds."""
@@ -248,8 +301,10 @@ class Pipeline:
         deadline_s = time.monotonic() + timeout
         self._note_slot(parts)
         parts.spool.flush(min(timeout, 1.0))
-        parts.courier.close(max(0.0, deadline_s - time.monotonic()))
-        parts.spool.close(max(0.5, deadline_s - time.monotonic()))
+        try:
+            parts.courier.close(max(0.0, deadline_s - time.monotonic()))
+        finally:  # a courier whose file cannot be read raises; a slot that stays held is lost
+            parts.spool.close(max(0.5, deadline_s - time.monotonic()))
 
 
 def _has_lost(parts: _Parts) -> bool:

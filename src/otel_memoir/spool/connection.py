@@ -27,10 +27,27 @@ StorageError = sqlite3.Error
 _SQLITE_LEAST = (3, 37)
 """The first one with STRICT tables."""
 
+SQLITE_VERSION = sqlite3.sqlite_version
+
 _PROBE_BYTES = 2**16
 _CHECKPOINT_PAGES = 1000
 
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2}
+
+
+def sqlite_lacks(
+    version: tuple[int, ...] = sqlite3.sqlite_version_info,
+    threadsafety: int = sqlite3.threadsafety,
+) -> str:
+    """Why a SQLite cannot keep a spool, if so.
+
+    The WAL-reset bug of 3.7.0 to 3.51.2 is none: one connection writes and checkpoints.
+    """
+    if version < _SQLITE_LEAST:
+        return f"SQLite {'.'.join(map(str, version))} has no STRICT tables"
+    if threadsafety == 0:  # 1 is what Python 3.10 says of every build
+        return "SQLite was built without its locks (THREADSAFE=0)"
+    return ""
 
 
 def open_writer(path: Path | str, *, synchronous: str) -> sqlite3.Connection:

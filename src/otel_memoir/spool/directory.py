@@ -137,7 +137,9 @@ def prepare_directory(path: Path) -> None:
             "use spool directory", target=path, cause=error,
             hint="Set MEMOIR_SPOOL_DIR to a writable directory on a local disk.",
         ) from error
-    _check_owner(path, found)
+    check_owner(path, found)
+    if stat.S_IMODE(found.st_mode) & 0o077 and all(map(_OUR_NAME.match, os.listdir(path))):
+        path.chmod(0o700)  # never a directory that others use too: /, /var/lib, a home
     kind = file_system(path)
     if kind in NETWORK_FILE_SYSTEMS:
         raise SpoolError(
@@ -146,7 +148,12 @@ def prepare_directory(path: Path) -> None:
         )
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
+def check_owner(path: Path, found: os.stat_result) -> None:
+    """Check that a directory is ours, ours to write to, and no shared temporary one.
+
+    Raises:
+        SpoolError: It is not.
+    """
     if found.st_uid != os.geteuid():
         raise SpoolError(
             "use spool directory", target=path, cause="it belongs to another user",
@@ -162,8 +169,6 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
             "use spool directory", target=path, cause="it is a shared temporary directory",
             hint="Set MEMOIR_SPOOL_DIR to a directory of its own, on a disk that stays.",
         )
-    if stat.S_IMODE(found.st_mode) & 0o077 and all(map(_OUR_NAME.match, os.listdir(path))):
-        path.chmod(0o700)  # never a directory that others use too: /, /var/lib, a home
 
 
 def make_durable_directory(path: Path) -> None:
@@ -208,7 +213,7 @@ def slots(directory: Path) -> list[Slot]:
 
 def broken_files(directory: Path, *, salvaged: bool = True) -> list[Path]:
     """The files that were moved aside; those that were salvaged too, unless told otherwise."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         found = sorted(filter(_BROKEN_NAME.fullmatch, os.listdir(directory)))
         return [directory / name for name in found if salvaged or name.startswith("broken")]
     return []

@@ -100,6 +100,11 @@ class Home:
         file = self.file
         return file is None or file.lock is not None
 
+    @property
+    def files_left(self) -> int:
+        """How many files were left because they could not be trusted."""
+        return len(self._left)
+
     def move_in(self) -> None:
         """Begin a life in a file, or in memory where no file can be had.
 

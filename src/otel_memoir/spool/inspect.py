@@ -79,6 +79,26 @@ def status_of_slot(slot: Slot, *, wall_ns: Callable[[], int] = time.time_ns) -> 
         )
 
 
+def status_of_file(path: Path, *, wall_ns: Callable[[], int] = time.time_ns) -> SpoolStatus:
+    """The status of a file, be it a slot's or a copy under any name.
+
+    Raises:
+        SpoolError: It is no slot's, and cannot be read.
+    """
+    for slot in slots(path.parent):
+        if slot.database == path:
+            return status_of_slot(slot, wall_ns=wall_ns)
+    try:
+        with looking_at(path) as connection:
+            return status_of(
+                connection, name=path.stem, path=path, alive=False, now_ns=wall_ns()
+            )
+    except sqlite3.Error as error:
+        raise SpoolError(
+            "use", target=path, cause=error, hint="See `otel-memoir verify`."
+        ) from error
+
+
 def status_of(
     connection: sqlite3.Connection, *, name: str, path: Path | str, alive: bool, now_ns: int
 ) -> SpoolStatus:
@@ -87,8 +107,13 @@ def status_of(
     return SpoolStatus(
         name=name, path=str(path), alive=alive, totals=totals(connection), hold=hold,
         oldest_pending_age_s=_oldest_age_s(connection, now_ns),
-        spool_bytes=bytes_on_disk(Path(path)),
+        spool_bytes=bytes_on_disk(Path(path)), is_copy=bool(path) and _is_copy(connection, path),
     )
+
+
+def _is_copy(connection: sqlite3.Connection, path: Path | str) -> bool:
+    known = connection.execute("SELECT birthmark FROM file").fetchone()
+    return known is not None and known[0] != schema.birthmark(path)
 
 
 def totals(connection: sqlite3.Connection) -> Totals:

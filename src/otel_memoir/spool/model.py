@@ -256,6 +256,8 @@ class SpoolStatus:
         hold: Set while delivery is on hold.
 
         problem: Set if the file could not be read: why.
+
+        is_copy: Whether it was copied or restored since it was written to.
     """
 
     name: str
@@ -266,3 +268,4 @@ class SpoolStatus:
     spool_bytes: int = 0
     hold: Hold | None = None
     problem: str = ""
+    is_copy: bool = False

@@ -29,6 +29,7 @@ from otel_memoir.spool.model import Draft, Entry, Life, MakeStamper, Refused
 from otel_memoir.spool.open_batch import OpenBatch
 from otel_memoir.spool.ticket import Ticket
 from otel_memoir.spool.upkeep import Upkeep
+from otel_memoir.spool.vitals import CommitTimes, Vitals, vitals_of
 from otel_memoir.spool.writer import Writer
 
 T = TypeVar("T")
@@ -111,6 +112,7 @@ class Spool:
             leave_file=self.leave_file, on_written=self._accepted,
         )
         self._last_append_s = float("-inf")
+        self._commit_times = CommitTimes()
 
     def _start_writer(self) -> None:
         self._writer.start()
@@ -173,10 +175,10 @@ class Spool:
         """Keep emits that interrupt a block on its own thread out of its locks."""
         return self._intake.nesting.uninterrupted()
 
-    @property
-    def late(self) -> int:
-        """How many emits the disk did not answer in ``emit_timeout_s``."""
-        return self._intake.late
+    def vitals(self) -> Vitals:
+        """How the way to disk is. Reads no file and waits for nobody."""
+        now_s = self._monotonic_s()
+        return vitals_of(self._home, self._commit_times, late=self._intake.late, now_s=now_s)
 
     @property
     def refused_unwritten(self) -> Mapping[str, int]:
@@ -224,7 +226,13 @@ class Spool:
         if committer is None:
             return not entries
         complaints.hold_back()
-        done = committer(entries)
+        is_work = bool(entries or committer.chores)
+        self._commit_times.begins(self._monotonic_s())
+        try:
+            done = committer(entries)
+        finally:
+            counts = is_work and not committer.needs_sync
+            self._commit_times.ends(self._monotonic_s(), counts=counts)
         upkeep = self._home.upkeep
         if done and upkeep is not None:
             upkeep.appended(committer.take_stored_again())

@@ -55,6 +55,7 @@ class Upkeep:
         self._runs: list[ledger.Run] = []
         self._merge_from_id = 0
         self.disk_is_low = False
+        self.disk_free_bytes: int | None = None
         self._is_spent = False
         self._make_ballast()
         self._look_at_disk()
@@ -69,6 +70,16 @@ class Upkeep:
         """Count bytes that no longer wait; those of delivered records are retained."""
         self._waiting_bytes -= size
         self._retained_bytes += size if delivered else 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Payload bytes that wait."""
+        return self._waiting_bytes
+
+    @property
+    def waiting_bytes_max(self) -> int:
+        """How many may wait; a fifth of them only for urgent records."""
+        return self._most_bytes(urgent=True)
 
     def has_room(self, size: int, *, urgent: bool) -> bool:
         """Whether ``size`` more bytes may wait; the last fifth is for urgent records."""
@@ -99,7 +110,7 @@ class Upkeep:
         if self._file.lock is None:
             return
         found = os.statvfs(self._file.lock.slot.directory)
-        free = found.f_bavail * found.f_frsize
+        free = self.disk_free_bytes = found.f_bavail * found.f_frsize
         # Without its ballast a spool takes no records before there is room to make one:
         # they would fill what settling needs.
         spent = not self._file.lock.slot.ballast.exists() and free < 2 * BALLAST_BYTES
