@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from otel_memoir.cli.again import again_and_again, watch
 from otel_memoir.cli.clock import clock
 from otel_memoir.cli.completion import completion
 from otel_memoir.cli.demo import run_demo
+from otel_memoir.cli.doctor import doctor
 from otel_memoir.cli.drain import Drained, drain
 from otel_memoir.cli.events import events_command
 from otel_memoir.cli.locks import locks
@@ -20,15 +20,10 @@ from otel_memoir.cli.places import as_json, directories, spool_dir
 from otel_memoir.cli.quarantine import quarantine
 from otel_memoir.cli.show import print_json, print_status, status_json, totals_json
 from otel_memoir.errors import MemoirError
-from otel_memoir.spool import SpoolStatus
-from otel_memoir.spool.directory import slots
 from otel_memoir.spool.inspect import (
-    looking_at,
-    status_of,
     status_of_directory,
-    status_of_slot,
+    status_of_file,
 )
-from otel_memoir.spool.quarantine import said_in_words
 from otel_memoir.spool.verify import Verdict, verify_directory, verify_file
 
 WRONG = 1
@@ -52,7 +47,7 @@ class _Group(click.Group):
 def main() -> None:
     """Look after OpenTelemetry logs that wait on disk.
 
-    Exit code 0: all is well. 1: something is wrong. 2: wrong usage.
+    Exit code 0: all is well. 1: something is wrong. 2: wrong usage. 3: failing (doctor).
     """
 
 
@@ -72,7 +67,7 @@ def status(
     """
 
     def once() -> int:
-        found = [_status_of_file(path) for path in files]
+        found = [status_of_file(path) for path in files]
         if not files:
             found = [s for place in directories(spool_dir) for s in status_of_directory(place)]
         if as_json:
@@ -82,16 +77,6 @@ def status(
         return WRONG if any(s.problem or s.totals.unaccounted for s in found) else 0
 
     ctx.exit(once() if watch is None else again_and_again(once, watch))
-
-
-def _status_of_file(path: Path) -> SpoolStatus:
-    for slot in slots(path.parent):
-        if slot.database == path:
-            return status_of_slot(slot)
-    with said_in_words(path), looking_at(path) as connection:
-        return status_of(
-            connection, name=path.stem, path=path, alive=False, now_ns=time.time_ns()
-        )
 
 
 @main.command()
@@ -174,4 +159,5 @@ main.add_command(events_command)
 main.add_command(clock)
 main.add_command(completion)
 main.add_command(locks)
+main.add_command(doctor)
 main.add_command(quarantine)

@@ -15,6 +15,7 @@ the SDK before a name is asked for: the propagator is loaded where that would be
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from otel_memoir.sdk.diagnosis import diagnose
     from otel_memoir.sdk.exporter import DurableLogExporter
     from otel_memoir.sdk.processor import DurableLogRecordProcessor
     from otel_memoir.sdk.propagator import MemoirPropagator
@@ -25,6 +26,7 @@ else:
         "DurableLogRecordProcessor": "processor",
         "MemoirPropagator": "propagator",
         "StampLogRecordProcessor": "stamp_processor",
+        "diagnose": "diagnosis",
     }
 
     def __getattr__(name: str) -> Any:
@@ -40,4 +42,5 @@ __all__ = [
     "DurableLogRecordProcessor",
     "MemoirPropagator",
     "StampLogRecordProcessor",
+    "diagnose",
 ]

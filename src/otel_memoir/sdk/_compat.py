@@ -16,6 +16,7 @@ from opentelemetry.sdk._logs.export import (
     BatchLogRecordProcessor,
     LogRecordExporter,
     LogRecordExportResult,
+    SimpleLogRecordProcessor,
 )
 
 __all__ = [
@@ -26,4 +27,31 @@ __all__ = [
     "LoggerProvider",
     "ReadWriteLogRecord",
     "ReadableLogRecord",
+    "SimpleLogRecordProcessor",
+    "exporter_behind",
+    "processors_of",
+    "put_in_front",
 ]
+
+
+# The private touches of this package. There is no public way to see the processors of a
+# provider, nor to stand before one that is registered already (opentelemetry-python #4201).
+# The names are the same from 1.40 to 1.45.
+
+
+def processors_of(provider: LoggerProvider) -> tuple[LogRecordProcessor, ...]:
+    """The processors of a provider, in the order in which a record meets them."""
+    return tuple(provider._multi_log_record_processor._log_record_processors)
+
+
+def put_in_front(provider: LoggerProvider, processor: LogRecordProcessor) -> None:
+    """Register a processor before all others."""
+    multi = provider._multi_log_record_processor
+    multi._log_record_processors = (processor, *multi._log_record_processors)
+
+
+def exporter_behind(processor: object) -> object | None:
+    """The exporter that a processor of the SDK wraps, if it is one."""
+    if not isinstance(processor, (BatchLogRecordProcessor, SimpleLogRecordProcessor)):
+        return None
+    return getattr(getattr(processor, "_batch_processor", processor), "_exporter", None)

@@ -15,7 +15,13 @@ from typing import Any
 from opentelemetry._logs import get_logger_provider
 
 from otel_memoir.diagnostics import complaints
-from otel_memoir.sdk._compat import BatchLogRecordProcessor, LoggerProvider
+from otel_memoir.sdk._compat import (
+    BatchLogRecordProcessor,
+    LoggerProvider,
+    exporter_behind,
+    processors_of,
+    put_in_front,
+)
 from otel_memoir.sdk.exporter import DurableLogExporter
 from otel_memoir.sdk.pipeline import Pipeline
 from otel_memoir.sdk.processor import DurableLogRecordProcessor
@@ -67,23 +73,15 @@ def _put_in_front(exporter: EntryPointLogExporter) -> bool:
     provider = get_logger_provider()
     if not isinstance(provider, LoggerProvider):
         return False
-    # The one private touch of this package: there is no public way to stand before
-    # a processor that is registered already (opentelemetry-python #4201). The name
-    # is the same from 1.40 to 1.45.
-    multi = provider._multi_log_record_processor
-    processors = multi._log_record_processors
-    if not any(_wraps(processor, exporter) for processor in processors):
+    if not any(_wraps(processor, exporter) for processor in processors_of(provider)):
         return False
-    ours = DurableLogRecordProcessor(pipeline=exporter.pipeline)
-    multi._log_record_processors = (ours, *processors)
+    put_in_front(provider, DurableLogRecordProcessor(pipeline=exporter.pipeline))
     return True
 
 
 def _wraps(processor: object, exporter: object) -> bool:
-    if not isinstance(processor, BatchLogRecordProcessor):
-        return False
-    inner = getattr(processor, "_batch_processor", processor)
-    return getattr(inner, "_exporter", None) is exporter
+    is_batch = isinstance(processor, BatchLogRecordProcessor)
+    return is_batch and exporter_behind(processor) is exporter
 
 
 def _complain(sentence: str) -> None:

@@ -9,6 +9,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.sdk._compat import LogRecordProcessor, ReadWriteLogRecord
+from otel_memoir.sdk.diagnosis import complain_of_wiring
 from otel_memoir.sdk.holder import PipelineHolder
 from otel_memoir.sdk.marks import mark_stored
 from otel_memoir.spool import Refused
@@ -31,9 +32,14 @@ class DurableLogRecordProcessor(PipelineHolder, LogRecordProcessor):
         SettingsError: A setting cannot be used.
     """
 
+    _has_looked = False
+
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Store a record. On return it is as durable as the settings say, or counted as refused."""
         try:
+            if not self._has_looked:
+                self._has_looked = True
+                complain_of_wiring(self)
             stored = self.pipeline.store(log_record)
         except Exception as error:  # promise 6: the host is never harmed
             complaints.say("emit", f"a record could not be stored: {error!r}")
