@@ -41,7 +41,8 @@ bench: $(READY)
 collector:
 	python3 tools/collector.py || [ "$$MEMOIR_TEST_WITHOUT_COLLECTOR" = 1 ]
 
-# strace for the crash images, chronyd and libfaketime for the clock; no service is started.
+# strace for the crash images, chronyd and libfaketime for the clock, prometheus for the alert
+# rules; no service is started.
 system:
 	@tools/system_packages.sh
 

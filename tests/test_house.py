@@ -23,7 +23,7 @@ LAYERS = (
     ("testing",),
     ("stamping", "delivery", "locks", "observe"),
     ("spool", "clock", "events"),
-    ("settings", "errors", "diagnostics", "user_state"),
+    ("settings", "setting_values", "errors", "diagnostics", "user_state"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -171,14 +171,17 @@ def test_importing_starts_no_thread_and_loads_no_transport() -> None:
     assert done.stdout.split() == ["1", "False", "False"]
 
 
-def test_the_settings_page_is_generated_from_the_table() -> None:
-    """`python tools/settings_page.py > docs/settings.md` has been run."""
+@pytest.mark.parametrize("name", [
+    "settings", pytest.param("operations", marks=pytest.mark.newest),
+])
+def test_the_pages_are_generated_from_the_tables(name: str) -> None:
+    """`python tools/<name>_page.py > docs/<name>.md` has been run."""
     sys.path.insert(0, str(ROOT / "tools"))
     try:
-        page = importlib.import_module("settings_page").page()
+        page = importlib.import_module(f"{name}_page").page()
     finally:
         sys.path.pop(0)
-    assert (ROOT / "docs" / "settings.md").read_text() == page
+    assert (ROOT / "docs" / f"{name}.md").read_text() == page
 
 
 def test_every_setting_is_documented() -> None:

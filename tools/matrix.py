@@ -26,7 +26,7 @@ FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "
          "events_versions", "events_lost_updates", "hlc", "order", "order_readers",
          "memory_log", "stamp_processor", "stamp_stream", "locks_suite", "locks_deadlocks",
          "reflection", "reflection_tasks",
-         "locks_interleavings", "locks_interleavings_tasks")
+         "locks_interleavings", "locks_interleavings_tasks", "health", "health_signs", "doctor")
 
 
 def interpreter(version: str) -> str | None:

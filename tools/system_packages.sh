@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the programs that tests run and pip cannot bring, from Debian's packages:
-# strace (crash images), chronyd (time sources) and libfaketime (clocks that are wrong).
+# strace (crash images), chronyd (time sources), libfaketime (clocks that are wrong) and
+# prometheus (alert rules).
 #
 # The machine's own time must stay as it is. No service is started (policy-rc.d), none will
 # be at the next boot (masked), and chrony is not installed where that would remove a time
@@ -10,7 +11,7 @@ PATH=$PATH:/usr/sbin:/sbin
 POLICY=/usr/sbin/policy-rc.d
 
 missing() {
-    for program in strace chronyd faketime; do
+    for program in strace chronyd faketime prometheus; do
         command -v "$program" >/dev/null || echo "$program" | sed s/chronyd/chrony/
     done
 }
@@ -27,7 +28,9 @@ install_without_services() {
     made=
     test -e "$POLICY" || { printf '#!/bin/sh\nexit 101\n' >"$POLICY" && chmod 755 "$POLICY" && made=1; }
     trap 'test -z "$made" || rm -f "$POLICY"' EXIT INT TERM
-    case "$*" in *chrony*) test ! -d /run/systemd/system || systemctl mask chrony.service ;; esac
+    for service in chrony prometheus; do
+        case "$*" in *$service*) test ! -d /run/systemd/system || systemctl mask $service ;; esac
+    done
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
 
