@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,8 @@ from otel_memoir.clock.snapshot import ClockSnapshot
 from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.delivery.tally import DeliveryTally
 from otel_memoir.locks import LockManager
-from otel_memoir.observe import observe, observe_health, oldest_wait_s, watch_locks
+from otel_memoir.memory_log import MemoryLog
+from otel_memoir.observe import Health, observe, observe_health, oldest_wait_s, watch_locks
 from otel_memoir.observe.health_causes import COMPONENTS
 from otel_memoir.observe.health_metrics import GAUGES
 from otel_memoir.observe.health_signs import SignReader, _Growth, _Rates
@@ -27,7 +29,7 @@ from otel_memoir.spool import SpoolStatus, Totals
 from otel_memoir.spool.vitals import CommitTimes
 from otel_memoir.testing import Answer, ScriptedCollector
 from spool_helpers import open_spool, store
-from test_cli import record
+from test_cli import NOWHERE, record
 from test_health import healthy_or_not
 
 
@@ -158,6 +160,22 @@ def test_a_lock_manager_that_is_gone_is_watched_no_more() -> None:
         assert oldest_wait_s() == 0.0
     del locks
     assert oldest_wait_s() == 0.0
+
+
+def test_a_memory_log_has_its_locks_watched_and_knows_its_health(tmp_path: Path) -> None:
+    """Whoever waits for one of its keys counts."""
+    log = MemoryLog(
+        spool_dir=str(tmp_path), endpoint=NOWHERE, clock_mode="system", health_lock_wait_s=0.01,
+        shutdown_timeout_s=0.1,
+    )
+    assert log.health() == Health()
+    log.created("record")
+    with log.locks.hold("profile/alice"):
+        thread = threading.Thread(target=lambda: log.locks.acquire("profile/alice", timeout=20))
+        thread.start()
+        assert until(lambda: log.health().of("locks") == "degraded")
+    thread.join(20)
+    log.close()
 
 
 # -- the metrics --------------------------------------------------------------------------------

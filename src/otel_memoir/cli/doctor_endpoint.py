@@ -18,6 +18,9 @@ from otel_memoir.settings import Settings
 
 _TIMEOUT_S = 5.0
 
+_SELF_EVIDENT = (FailureKind.REFUSED.value, FailureKind.GRPC_PORT.value)
+"""Of these the HTTP library says a page, and no more than the code does."""
+
 _BY_CODE = {
     FailureKind.UNUSABLE.value: "unusable", FailureKind.TLS.value: "tls",
     FailureKind.GRPC_PORT.value: "protocol", FailureKind.NOT_HTTP.value: "not_otlp",
@@ -61,8 +64,7 @@ def look_at_endpoint(
 def _judged(destination: Destination, outcome: Outcome) -> Iterator[Finding]:
     if outcome.verdict is Verdict.DELIVERED and not outcome.hint:
         return
-    # Where nobody listens, what the HTTP library says of it is a page long and says no more.
-    is_told = not outcome.message or outcome.code == FailureKind.REFUSED.value
+    is_told = not outcome.message or outcome.code in _SELF_EVIDENT
     said = outcome.code if is_told else f"{outcome.code}: {outcome.message}"
     yield finding(
         f"endpoint.{_kind(outcome)}",

@@ -22,6 +22,7 @@ from otel_memoir.memory_log.emitter import SCOPE, Emitter, OnFailure
 from otel_memoir.memory_log.fields import EventFields, EventMaker, without_none
 from otel_memoir.memory_log.receipt import Receipt
 from otel_memoir.memory_log.wiring import Wiring, make_global, wire
+from otel_memoir.observe import Health, watch_locks
 from otel_memoir.sdk.pipeline import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import SpoolStatus
@@ -105,6 +106,7 @@ class MemoryLog(BoundLog):
             emitter, EventMaker(fields, hasher, capture),
             locks or LockManager(logger_provider=self._wiring.logger_provider),
         )
+        watch_locks(self.locks)
         # Taken by the one who closes, and never given back.
         self._end = threading.Lock()
 
@@ -125,6 +127,11 @@ class MemoryLog(BoundLog):
             MemoirError: It is none.
         """
         return Receipt.parse(text, spool_dir=self.directory)
+
+    def health(self) -> Health:
+        """The verdict on what carries the events: its state, and each cause with its remedy."""
+        pipeline = self._wiring.pipeline
+        return Health() if pipeline is None else pipeline.health()
 
     def status(self) -> SpoolStatus:
         """The numbers of promise 2 for this process's spool file."""
