@@ -207,6 +207,30 @@ def test_promtool_takes_the_rules() -> None:
     assert done.returncode == 0 and f"{len(ALERTS)} rules found" in done.stdout, done.stderr
 
 
+def test_promtool_takes_the_configuration_with_its_rules() -> None:
+    """As it is shipped."""
+    done = subprocess.run(
+        [binary("promtool"), "check", "config", str(CONFIG / "prometheus.yaml")],
+        capture_output=True, text=True, timeout=30, check=False,
+    )
+    assert done.returncode == 0 and "1 rule files found" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("under", ["agent.yaml", "gateway.yaml"])
+def test_the_collector_takes_the_metrics_on_top_of_each_configuration(
+    under: str, otelcol: Path, tmp_path: Path
+) -> None:
+    """As they are shipped."""
+    done = subprocess.run(
+        [str(otelcol), "validate", "--config", str(CONFIG / under), "--config",
+         str(CONFIG / "metrics.yaml")],
+        env={**os.environ, "OTELCOL_QUEUE_DIR": str(tmp_path),
+             "OTLP_NEXT_ENDPOINT": "http://127.0.0.1:9"},
+        capture_output=True, text=True, timeout=30, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_alert_names_the_cause_that_the_operations_page_explains() -> None:
     """Or says that it may be any; and every component is watched over by one."""
     causes = {rule.id: rule.component for rule in RULES}
