@@ -24,6 +24,7 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Draft, Spool, Stream, ledger
 from otel_memoir.spool.directory import Slot, SlotLock, is_held, prepare_directory, try_lock
 from otel_memoir.spool.file import SpoolFile
+from otel_memoir.spool.inspect import status_of_directory
 from otel_memoir.testing import FakeClock, ScriptedCollector
 from socket_programs.wiring import Agent, agent, numbers
 from spool_helpers import (
@@ -287,14 +288,17 @@ def test_a_number_that_the_system_cannot_take_is_refused_at_once(given: dict[str
 # -- files removed while in use -----------------------------------------------
 
 
+@pytest.mark.parametrize("look", [False, True], ids=["", "somebody looks at it"])
 @pytest.mark.parametrize("ending", [".lock", ".db-wal"])
 def test_a_process_goes_on_in_another_file_when_somebody_removes_the_lock_or_the_log(
-    tmp_path: Path, ending: str
+    tmp_path: Path, ending: str, look: bool
 ) -> None:
     """As tmpfiles.d does to old ones. A second writer would come, or a kill lose the log."""
     with closing_spool(tmp_path) as spool:
         store(spool, "before")
         (tmp_path / f"memoir-0001{ending}").unlink()
+        if look:
+            status_of_directory(tmp_path)  # SQLite makes a new log for whoever reads
         assert until(lambda: spool.file is not None and spool.file.name == "memoir-0002")
         store(spool, "after")
         assert names_in(tmp_path) == {"before", "after"}

@@ -77,6 +77,8 @@ class SpoolFile:
         schema.prepare(self.connection, self.path)
         if self.lock is not None:
             sync_directory(self.lock.slot.directory)
+        self._log_path = f"{self.path}-wal"
+        self._log_found_at = schema.birthmark(self._log_path)
         self.count_rows()
 
     def count_rows(self) -> None:
@@ -358,10 +360,10 @@ class SpoolFile:
         """Which of its files somebody removed or replaced while it is in use; or none."""
         if self.lock is None:
             return ""
-        if schema.birthmark(self.path) != self._found_at:
-            return str(self.path)
-        if not os.path.exists(f"{self.path}-wal"):
-            return f"{self.path}-wal"
+        for path, found_at in ((self.path, self._found_at), (self._log_path, self._log_found_at)):
+            # A reader that opens the file makes a new, empty log where there is none.
+            if schema.birthmark(path) != found_at:
+                return str(path)
         return "" if self.lock.is_in_place() else str(self.lock.slot.lock_file)
 
     # -- the end --------------------------------------------------------------
