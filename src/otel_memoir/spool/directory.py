@@ -6,6 +6,8 @@ A slot is a name for one spool file and its siblings::
     memoir-0001.lock      an flock on it means: alive; holds the number of lives
     memoir-0001.ballast   room to settle in when the disk is full
 
+Beside them is the index of whoever asked for records (``index.py``).
+
 Only the lock tells whether a slot is in use. A pid would lie after a reboot, in
 another container, and when it is given out anew.
 """
@@ -32,7 +34,7 @@ from otel_memoir.user_state import NETWORK_FILE_SYSTEMS, file_system
 
 _SLOT_NAME = re.compile(r"memoir-(\d{4,})\.db")
 _BROKEN_NAME = re.compile(r"(broken|salvaged)-\d{4,}-\d+\.db")
-_OUR_NAME = re.compile(r"\.?(memoir|broken|salvaged)-\d")
+_OUR_NAME = re.compile(r"\.?(memoir|broken|salvaged)-(\d|index\.)")
 _SLOTS_MAX = 9999
 
 # One lock file that another user left, or that is none, is no reason to give up all slots.

@@ -7,7 +7,8 @@ delivered and pruned in between is told once, or as absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,9 +27,23 @@ _PAGE = (
     "r.crc, r.payload FROM record r JOIN stream s ON s.id = r.stream WHERE r.id > ? "
     "ORDER BY r.id LIMIT ?"
 )
+BECAME = (
+    "CASE WHEN b.state = 'delivered' AND b.rejected > 0 AND b.rejected = b.records "
+    "THEN 'rejected' ELSE b.state END"
+)
+"""What became of the records of a batch ``b``, where OTLP says it of each of them."""
+
+_AT = (
+    "SELECT r.id, s.stream_id, s.epoch, r.sequence, r.accepted_unix_ns, r.envelope, r.packed, "
+    "r.crc, r.payload, (SELECT CASE WHEN b.first_id <= r.id "
+    f"THEN {BECAME} END FROM batch b "
+    "WHERE b.last_id >= r.id AND b.pruned = 0 AND b.state != 'split' ORDER BY b.last_id LIMIT 1) "
+    "FROM record r JOIN stream s ON s.id = r.stream WHERE r.id IN ({marks})"
+)
+_AT_ONCE = 500
 _STATES = (
-    "SELECT first_id, last_id, state FROM batch WHERE pruned = 0 AND state != 'split' "
-    "AND last_id >= ? AND first_id <= ?"
+    f"SELECT b.first_id, b.last_id, {BECAME} FROM batch b WHERE b.pruned = 0 "
+    "AND b.state != 'split' AND b.last_id >= ? AND b.first_id <= ?"
 )
 _ABSENT = (
     "SELECT s.stream_id, s.epoch, g.first_sequence, g.last_sequence, g.cause FROM gap g "
@@ -90,6 +105,26 @@ def stored_records(path: Path) -> Iterator[StoredRecord]:
         yield from page
 
 
+def records_at(path: Path, ids: Sequence[int]) -> dict[int, StoredRecord]:
+    """The records of some rows of a file, as they are now; what is gone is left out.
+
+    Raises:
+        SpoolError: The file cannot be read.
+    """
+    found: dict[int, StoredRecord] = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        with said_in_words(path), looking_at(path) as connection:
+            if is_unused(connection):
+                return {}
+            query = _AT.format(marks=", ".join("?" * len(some)))
+            rows = connection.execute(query, some).fetchall()
+            envelopes = _envelopes(connection, {row[5] for row in rows})
+        for *row, state in rows:
+            found[row[0]] = _stored(row, state or State.PENDING, envelopes)
+    return found
+
+
 def _page(path: Path, after_id: int) -> tuple[list[StoredRecord], int]:
     with said_in_words(path), looking_at(path) as connection:
         if is_unused(connection):
@@ -98,21 +133,30 @@ def _page(path: Path, after_id: int) -> tuple[list[StoredRecord], int]:
         if not rows:
             return [], after_id
         states = connection.execute(_STATES, (rows[0][0], rows[-1][0])).fetchall()
-        envelopes: dict[int, bytes | SpoolCorruptError] = {}
-        for number in {row[5] for row in rows}:
-            try:
-                envelopes[number] = envelope_of(connection, number)
-            except SpoolCorruptError as error:
-                envelopes[number] = error
-    return [_stored(row, states, envelopes) for row in rows], rows[-1][0]
+        envelopes = _envelopes(connection, {row[5] for row in rows})
+    return [_stored(row, _state_in(states, row[0]), envelopes) for row in rows], rows[-1][0]
+
+
+def _state_in(states: Sequence[tuple[int, int, str]], id_: int) -> str:
+    return next((s for first, last, s in states if first <= id_ <= last), State.PENDING)
+
+
+def _envelopes(
+    connection: sqlite3.Connection, numbers: Iterable[int]
+) -> dict[int, bytes | SpoolCorruptError]:
+    found: dict[int, bytes | SpoolCorruptError] = {}
+    for number in numbers:
+        try:
+            found[number] = envelope_of(connection, number)
+        except SpoolCorruptError as error:
+            found[number] = error
+    return found
 
 
 def _stored(
-    row: Sequence[Any], states: Sequence[tuple[int, int, str]],
-    envelopes: dict[int, bytes | SpoolCorruptError],
+    row: Sequence[Any], state: str, envelopes: Mapping[int, bytes | SpoolCorruptError]
 ) -> StoredRecord:
-    id_, stream_id, epoch, sequence, unix_ns, envelope_id, packed, crc, payload = row
-    state = next((s for first, last, s in states if first <= id_ <= last), State.PENDING)
+    _, stream_id, epoch, sequence, unix_ns, envelope_id, packed, crc, payload = row
     known: dict[str, Any] = {
         "stream": Stream(stream_id, epoch), "sequence": sequence, "state": State(state),
         "stamped_unix_ns": unix_ns,

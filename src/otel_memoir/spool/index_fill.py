@@ -1,0 +1,371 @@
+"""Reading spool files into an index: only what is new, in short pages.
+
+Each page is read in a snapshot of its own and let go of before anything is made of it,
+so that no read keeps the writer's log from being taken over into the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from otel_memoir.errors import SpoolCorruptError, SpoolError
+from otel_memoir.spool import schema
+from otel_memoir.spool.checked import unpack
+from otel_memoir.spool.connection import transaction
+from otel_memoir.spool.directory import Slot
+from otel_memoir.spool.index_file import looking
+from otel_memoir.spool.inspect import looking_at
+from otel_memoir.spool.moved import MOVED
+from otel_memoir.spool.quarantine import said_in_words
+
+SLOT_SHIFT = 40
+"""An entry's id is its file's number in the index, then its row id in that file."""
+
+ROWS_MAX = (1 << SLOT_SHIFT) - 1
+
+_PAGE_ROWS = 2000
+_TERMS_CACHED = 100_000
+_FORGOTTEN_AT_ONCE = 10_000
+
+_TABLES = """
+CREATE TABLE source (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, face TEXT NOT NULL,
+  last_id INTEGER NOT NULL, seal TEXT NOT NULL
+) STRICT;
+CREATE TABLE life (
+  number INTEGER PRIMARY KEY, stream_id TEXT NOT NULL, epoch INTEGER NOT NULL,
+  UNIQUE (stream_id, epoch)
+) STRICT;
+CREATE TABLE term (
+  number INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, UNIQUE (kind, text)
+) STRICT;
+CREATE TABLE also (
+  term INTEGER NOT NULL, unix_ns INTEGER NOT NULL, id INTEGER NOT NULL,
+  PRIMARY KEY (term, unix_ns, id)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class Described(NamedTuple):
+    """What an index keeps of a payload.
+
+    Attributes:
+        uid: The emission's id; empty if it has none.
+
+        terms: For each key of the describer the value; empty where there is none.
+
+        also: Further values: the key's place, and the value.
+    """
+
+    uid: str
+    terms: tuple[str, ...]
+    also: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describer:
+    """What a payload is found by; the spool itself knows no payload.
+
+    Attributes:
+        keys: The names of the values; each is an SQL name.
+
+        read: Reads a payload; never raises.
+
+        version: Rises when ``read`` reads something else.
+    """
+
+    keys: tuple[str, ...]
+    read: Callable[[bytes], Described]
+    version: int
+
+    @property
+    def nothing(self) -> Described:
+        """What is known of a payload that cannot be read."""
+        return Described("", ("",) * len(self.keys))
+
+
+Progress = Callable[[int, int], None]
+"""Told how many rows were read, and of how many."""
+
+
+def prepare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Create the tables; the indexes come when the first rows are in."""
+    columns = "".join(f", {key} INTEGER" for key in keys)
+    entry = (
+        "CREATE TABLE entry (id INTEGER PRIMARY KEY, life INTEGER NOT NULL, sequence INTEGER "
+        f"NOT NULL, unix_ns INTEGER NOT NULL, severity INTEGER NOT NULL, uid TEXT{columns}) STRICT"
+    )
+    for statement in (*_TABLES.split(";"), entry):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def create_indexes(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Create the indexes that are missing: to sort once is faster than to insert in order."""
+    wanted = {
+        "by_time": "(unix_ns)", "by_life": "(life, unix_ns)", "by_sequence": "(life, sequence)",
+        "by_uid": "(uid) WHERE uid IS NOT NULL",
+        **{f"by_{key}": f"({key}, unix_ns) WHERE {key} IS NOT NULL" for key in keys},
+    }
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    for name, what in wanted.items():
+        if name not in there:
+            connection.execute(f"CREATE INDEX {name} ON entry {what}")
+
+
+# -- what a file looks like ----------------------------------------------------
+
+
+class Face(NamedTuple):
+    """A spool file as it is now.
+
+    Attributes:
+        face: Changes when the file is replaced, restored, or rows were taken out of it.
+
+        first_id, last_id: Its first and last row; 0 where it has none.
+    """
+
+    face: str
+    first_id: int
+    last_id: int
+
+
+def face_of(connection: sqlite3.Connection, path: Path) -> Face | None:
+    """How a file looks; ``None`` if it has no tables yet."""
+    if schema.is_unused(connection):
+        return None
+    stream_id, mark = connection.execute("SELECT stream_id, birthmark FROM file").fetchone()
+    moved = connection.execute(
+        "SELECT coalesce(sum(records), 0) FROM tally WHERE name = ?", (MOVED,)
+    ).fetchone()[0]
+    # One by one: together SQLite would read all rows.
+    first = connection.execute("SELECT min(id) FROM record").fetchone()[0]
+    last = connection.execute("SELECT max(id) FROM record").fetchone()[0]
+    face = f"{stream_id} {mark} {schema.birthmark(path)} {moved}"
+    return Face(face, first or 0, last or 0)
+
+
+def is_what_was_read(connection: sqlite3.Connection, last_id: int, seal: str) -> bool:
+    """Whether the last row that was read is there unchanged, or was settled and let go of.
+
+    Else the file was restored from an older copy of itself, or rows went elsewhere and
+    their ids may be used again.
+    """
+    if not last_id:
+        return True
+    row = connection.execute(
+        "SELECT sequence, crc FROM record WHERE id = ?", (last_id,)
+    ).fetchone()
+    if row is not None:
+        return _seal(*row) == seal
+    return connection.execute(
+        "SELECT 1 FROM batch WHERE last_id >= ? AND first_id <= ? LIMIT 1", (last_id, last_id)
+    ).fetchone() is not None
+
+
+def _seal(sequence: int, crc: int) -> str:
+    return f"{sequence} {crc}"
+
+
+class _Source(NamedTuple):
+    number: int
+    face: str
+    last_id: int
+    seal: str
+
+
+# -- filling -------------------------------------------------------------------
+
+
+class Filler:
+    """Brings an index up to date, on its writing connection.
+
+    Args:
+        connection: That connection.
+
+        describer: What payloads are found by.
+
+        progress: Told of each page.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, describer: Describer, progress: Progress
+    ) -> None:
+        self._connection = connection
+        self._describer = describer
+        self._progress = progress
+        self._terms: dict[tuple[int, str], int] = {}
+        marks = ", ".join("?" * (6 + len(describer.keys)))
+        self._insert = f"INSERT OR REPLACE INTO entry VALUES ({marks})"
+        self._read = self._to_read = 0
+
+    def fill(self, slots: Sequence[Slot]) -> dict[str, str]:
+        """Read what is new in these files, and forget the files that are gone.
+
+        Returns:
+            What is wrong with each file that cannot be read, by slot name.
+        """
+        self._forget_all_but({slot.name for slot in slots})
+        faces: dict[Slot, Face] = {}
+        wrong: dict[str, str] = {}
+        for slot in slots:
+            try:
+                face = self._greet(slot)
+            except SpoolError as error:
+                wrong[slot.name] = str(error)
+                continue
+            if face is not None:
+                faces[slot] = face
+        self._to_read = sum(
+            max(0, face.last_id - max(face.first_id - 1, self._source(slot.name).last_id))
+            for slot, face in faces.items()
+        )
+        for slot, face in faces.items():
+            try:
+                self._take_in(slot, face)
+            except SpoolError as error:
+                wrong[slot.name] = str(error)
+        create_indexes(self._connection, self._describer.keys)
+        return wrong
+
+    def _greet(self, slot: Slot) -> Face | None:
+        """Find out how a file looks, and begin its part of the index anew if it is another."""
+        source = self._known(slot.name)
+        with looking, said_in_words(slot.database), looking_at(slot.database) as spool:
+            face = face_of(spool, slot.database)
+            if face is None:
+                return None
+            same = source is not None and source.face == face.face and is_what_was_read(
+                spool, source.last_id, source.seal
+            )
+        if source is not None and not same:
+            self._forget(source.number, ROWS_MAX)
+            self._connection.execute("DELETE FROM source WHERE number = ?", (source.number,))
+        if not same:
+            self._connection.execute(
+                "INSERT INTO source (name, face, last_id, seal) VALUES (?, ?, 0, '')",
+                (slot.name, face.face),
+            )
+        return face
+
+    def _known(self, name: str) -> _Source | None:
+        row = self._connection.execute(
+            "SELECT number, face, last_id, seal FROM source WHERE name = ?", (name,)
+        ).fetchone()
+        return _Source(*row) if row else None
+
+    def _source(self, name: str) -> _Source:
+        found = self._known(name)
+        assert found is not None, "it was greeted"
+        return found
+
+    def _take_in(self, slot: Slot, face: Face) -> None:
+        source = self._source(slot.name)
+        if face.first_id > 1 or not face.last_id:
+            self._forget(source.number, (face.first_id or ROWS_MAX) - 1)
+        last_id = source.last_id
+        while last_id < face.last_id:
+            rows = self._page(slot, face, last_id)
+            if not rows:
+                return
+            last_id = rows[-1][0]
+            with looking, transaction(self._connection):
+                self._store(source.number, rows)
+                self._connection.execute(
+                    "UPDATE source SET last_id = ?, seal = ? WHERE number = ?",
+                    (last_id, _seal(rows[-1][3], rows[-1][7]), source.number),
+                )
+            self._read += len(rows)
+            self._progress(self._read, self._to_read)
+
+    def _page(self, slot: Slot, face: Face, after_id: int) -> list[tuple[int, ...]]:
+        with looking, said_in_words(slot.database), looking_at(slot.database) as spool:
+            now = face_of(spool, slot.database)
+            if now is None or now.face != face.face:
+                return []  # it was replaced beside us: whoever asks next begins anew
+            return spool.execute(
+                "SELECT r.id, s.stream_id, s.epoch, r.sequence, r.accepted_unix_ns, r.severity, "
+                "r.packed, r.crc, r.payload FROM record r JOIN stream s ON s.id = r.stream "
+                "WHERE r.id > ? ORDER BY r.id LIMIT ?", (after_id, _PAGE_ROWS),
+            ).fetchall()
+
+    def _store(self, number: int, rows: Sequence[Sequence[object]]) -> None:
+        entries, also = [], []
+        lives: dict[tuple[object, object], int] = {}
+        for id_, stream_id, epoch, sequence, unix_ns, severity, packed, crc, payload in rows:
+            life = lives.get((stream_id, epoch))
+            if life is None:
+                life = lives[stream_id, epoch] = self._life(stream_id, epoch)
+            found = self._described(sequence, packed, crc, payload)
+            key = (number << SLOT_SHIFT) + id_  # type: ignore[operator]  # SQL: an integer
+            entries.append((
+                key, life, sequence, unix_ns, severity, found.uid or None,
+                *[self._term(kind, text) if text else None
+                  for kind, text in enumerate(found.terms)],
+            ))
+            also += [(self._term(kind, text), unix_ns, key) for kind, text in found.also]
+        self._connection.executemany(self._insert, entries)
+        if also:
+            self._connection.executemany("INSERT OR IGNORE INTO also VALUES (?, ?, ?)", also)
+
+    def _described(self, sequence: object, packed: object, crc: object, payload: object
+                   ) -> Described:
+        try:
+            whole = unpack(sequence, packed, crc, payload)  # type: ignore[arg-type]  # SQL
+        except SpoolCorruptError:
+            return self._describer.nothing
+        return self._describer.read(whole)
+
+    def _life(self, stream_id: object, epoch: object) -> int:
+        self._connection.execute(
+            "INSERT OR IGNORE INTO life (stream_id, epoch) VALUES (?, ?)", (stream_id, epoch)
+        )
+        return int(self._connection.execute(
+            "SELECT number FROM life WHERE stream_id = ? AND epoch = ?", (stream_id, epoch)
+        ).fetchone()[0])
+
+    def _term(self, kind: int, text: str) -> int:
+        found = self._terms.get((kind, text))
+        if found is None:
+            if len(self._terms) >= _TERMS_CACHED:
+                self._terms.clear()
+            found = self._terms[kind, text] = self._stored_term(kind, text)
+        return found
+
+    def _stored_term(self, kind: int, text: str) -> int:
+        done = self._connection.execute(
+            "INSERT OR IGNORE INTO term (kind, text) VALUES (?, ?)", (kind, text)
+        )
+        if done.rowcount == 1 and done.lastrowid:
+            return done.lastrowid
+        return int(self._connection.execute(
+            "SELECT number FROM term WHERE kind = ? AND text = ?", (kind, text)
+        ).fetchone()[0])
+
+    # -- forgetting -----------------------------------------------------------
+
+    def _forget_all_but(self, names: set[str]) -> None:
+        for number, name in self._connection.execute("SELECT number, name FROM source").fetchall():
+            if name not in names:
+                self._forget(number, ROWS_MAX)
+                self._connection.execute("DELETE FROM source WHERE number = ?", (number,))
+
+    def _forget(self, number: int, last_id: int) -> None:
+        """Delete the entries of a file up to a row, some at a time."""
+        base = number << SLOT_SHIFT
+        gone, total = _FORGOTTEN_AT_ONCE, 0
+        while gone == _FORGOTTEN_AT_ONCE:
+            with looking, transaction(self._connection):
+                gone = self._connection.execute(
+                    "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE id BETWEEN ? AND ? "
+                    "ORDER BY id LIMIT ?)", (base, base + last_id, _FORGOTTEN_AT_ONCE),
+                ).rowcount
+            total += gone
+        if total >= _FORGOTTEN_AT_ONCE or last_id == ROWS_MAX:
+            self._connection.execute(
+                "DELETE FROM also WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.id = also.id)"
+            )
