@@ -1,8 +1,20 @@
-"""What the index of a spool keeps of a payload: the words that people ask by."""
+"""What the index of a spool keeps of a payload: the words that people ask by.
+
+A million payloads are read before the first answer. To take an attribute out of protobuf's
+``LogRecord`` costs about a microsecond, wanted or not; so attributes are read as bytes,
+by a message of our own with the same field numbers, and only those that are wanted are
+looked into. Both ways say the same (tested).
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from otel_memoir.events import names
@@ -14,23 +26,54 @@ KEYS = ("event", "store", "record", "agent", "conversation", "trace")
 EVENT, STORE, RECORD, AGENT, CONVERSATION, TRACE = range(len(KEYS))
 
 _NOTHING = Described("", ("",) * len(KEYS))
+_UID = -1
 
+# Each attribute with the words that it gives. An agent is asked for by id or name, a memory
+# record also where it is one of several.
 _ONE = {
+    names.LOG_RECORD_UID: _UID,
     names.GEN_AI_MEMORY_STORE_ID: STORE,
     names.GEN_AI_MEMORY_RECORD_ID: RECORD,
     names.GEN_AI_AGENT_ID: AGENT,
     names.GEN_AI_CONVERSATION_ID: CONVERSATION,
 }
-# An agent is asked for by its id or by its name.
-_ALSO_ONE = {names.GEN_AI_AGENT_NAME: AGENT, names.RECORD_SUPERSEDED_BY: RECORD}
-_ALSO_MANY = {
+_ALSO = {
+    names.GEN_AI_AGENT_NAME: AGENT,
+    names.RECORD_SUPERSEDED_BY: RECORD,
     names.RECORD_IDS: RECORD,
     names.RECORD_DERIVED_FROM: RECORD,
     names.INPUT_RECORD_IDS: RECORD,
     names.OUTPUT_RECORD_IDS: RECORD,
 }
-_UID = names.LOG_RECORD_UID
-_WANTED = frozenset((_UID, *_ONE, *_ALSO_ONE, *_ALSO_MANY))
+
+
+def _head(key: str) -> bytes:
+    """How a KeyValue with this key begins."""
+    return KeyValue(key=key).SerializeToString()
+
+
+_ONE_BY_HEAD = {_head(key): place for key, place in _ONE.items()}
+_ALSO_BY_HEAD = {_head(key): key for key in _ALSO}
+_KEY_TAG = 0x0A
+
+
+def _lean_record() -> Any:
+    """The class of a message that is a ``LogRecord`` with less in it (logs.proto)."""
+    file = FileDescriptorProto(name="lean_record.proto", package="memoir", syntax="proto3")
+    message = file.message_type.add(name="LeanRecord")
+    kinds = FieldDescriptorProto
+    for name, number, kind, label in (
+        ("attributes", 6, kinds.TYPE_BYTES, kinds.LABEL_REPEATED),
+        ("trace_id", 9, kinds.TYPE_BYTES, kinds.LABEL_OPTIONAL),
+        ("event_name", 12, kinds.TYPE_STRING, kinds.LABEL_OPTIONAL),
+    ):
+        message.field.add(name=name, number=number, type=kind, label=label)
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("memoir.LeanRecord"))
+
+
+_LeanRecord = _lean_record()
 
 
 def describe(payload: bytes) -> Described:
@@ -43,34 +86,55 @@ def describe(payload: bytes) -> Described:
         Its words; none for bytes that are no record.
     """
     try:
+        record = _LeanRecord.FromString(payload)
+        words = [record.event_name, "", "", "", "", record.trace_id.hex(), ""]
+        others: dict[str, bytes] = {}
+        one, also = _ONE_BY_HEAD.get, _ALSO_BY_HEAD.get
+        for entry in record.attributes:
+            head = entry[: entry[1] + 2]
+            if (place := one(head)) is not None:
+                words[place] = _text(entry, len(head))
+            elif (key := also(head)) is not None:
+                others[key] = entry
+            elif entry[0] != _KEY_TAG:
+                return describe_slowly(payload)
+        return Described(words[_UID], tuple(words[:-1]), _also(others) if others else ())
+    except (DecodeError, IndexError, UnicodeDecodeError):
+        return describe_slowly(payload)
+
+
+def _text(entry: bytes, begin: int) -> str:
+    """The text of an encoded attribute whose value begins there; empty for another type."""
+    # A text below 124 bytes: two tags and two lengths stand before it.
+    if entry[begin + 2 : begin + 3] == b"\x0a" and begin + 4 + entry[begin + 3] == len(entry):
+        return entry[begin + 4 :].decode()
+    return KeyValue.FromString(entry).value.string_value
+
+
+def _also(entries: dict[str, bytes]) -> tuple[tuple[int, str], ...]:
+    found = set()
+    for key, entry in entries.items():
+        value = KeyValue.FromString(entry).value
+        for text in (value.string_value, *(v.string_value for v in value.array_value.values)):
+            if text:
+                found.add((_ALSO[key], text))
+    return tuple(sorted(found))
+
+
+def describe_slowly(payload: bytes) -> Described:
+    """As ``describe``, with protobuf's own reader alone, in whatever order things come."""
+    try:
         log = LogRecord.FromString(payload)
     except DecodeError:
         return _NOTHING
-    uid = ""
-    terms = [log.event_name, "", "", "", "", log.trace_id.hex()]
-    others: dict[str, tuple[tuple[int, str], ...]] = {}
+    words = [log.event_name, "", "", "", "", log.trace_id.hex(), ""]
+    others: dict[str, bytes] = {}
     for entry in log.attributes:
-        key = entry.key
-        if key in _WANTED:
-            if key == _UID:
-                uid = entry.value.string_value
-            elif key in _ONE:
-                terms[_ONE[key]] = entry.value.string_value
-            else:
-                others[key] = _others(key, entry.value)
-    if not others:
-        return Described(uid, tuple(terms))
-    also = {pair for pairs in others.values() for pair in pairs if pair[1]}
-    return Described(uid, tuple(terms), tuple(sorted(also)))
-
-
-def _others(key: str, value: object) -> tuple[tuple[int, str], ...]:
-    kind = _ALSO_ONE.get(key)
-    if kind is not None:
-        return ((kind, value.string_value),)  # type: ignore[attr-defined]  # an AnyValue
-    kind = _ALSO_MANY[key]
-    values = value.array_value.values  # type: ignore[attr-defined]  # as above
-    return tuple((kind, each.string_value) for each in values)
+        if entry.key in _ONE:
+            words[_ONE[entry.key]] = entry.value.string_value
+        elif entry.key in _ALSO:
+            others[entry.key] = entry.SerializeToString()
+    return Described(words[_UID], tuple(words[:-1]), _also(others))
 
 
 DESCRIBER = Describer(keys=KEYS, read=describe, version=1)

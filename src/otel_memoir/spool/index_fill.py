@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
 from otel_memoir.spool import schema
@@ -28,8 +28,9 @@ SLOT_SHIFT = 40
 ROWS_MAX = (1 << SLOT_SHIFT) - 1
 
 _PAGE_ROWS = 2000
-_TERMS_CACHED = 100_000
+_TERMS_CACHED = 200_000
 _FORGOTTEN_AT_ONCE = 10_000
+_MANY_ROWS = 20_000
 
 _TABLES = """
 CREATE TABLE source (
@@ -102,6 +103,14 @@ def prepare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
     for statement in (*_TABLES.split(";"), entry):
         if statement.strip():
             connection.execute(statement)
+
+
+def drop_indexes(connection: sqlite3.Connection) -> None:
+    """Drop what ``create_indexes`` made, before many rows are added."""
+    for (name,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'by!_%' ESCAPE '!'"
+    ).fetchall():
+        connection.execute(f"DROP INDEX {name}")
 
 
 def create_indexes(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
@@ -198,7 +207,14 @@ class Filler:
         self._connection = connection
         self._describer = describer
         self._progress = progress
-        self._terms: dict[tuple[int, str], int] = {}
+        # A word that a rolled back transaction has made up would stay here: after an error
+        # nobody goes on with a filler.
+        self._terms: list[dict[str, int | None]] = [{"": None} for _ in describer.keys]
+        self._last_term = int(
+            connection.execute("SELECT coalesce(max(number), 0) FROM term").fetchone()[0]
+        )
+        self._knows_all = not self._last_term
+        self._new_terms: list[tuple[int, int, str]] = []
         marks = ", ".join("?" * (6 + len(describer.keys)))
         self._insert = f"INSERT OR REPLACE INTO entry VALUES ({marks})"
         self._read = self._to_read = 0
@@ -224,6 +240,8 @@ class Filler:
             max(0, face.last_id - max(face.first_id - 1, self._source(slot.name).last_id))
             for slot, face in faces.items()
         )
+        if self._to_read > max(_MANY_ROWS, self._entries()):
+            drop_indexes(self._connection)
         for slot, face in faces.items():
             try:
                 self._take_in(slot, face)
@@ -231,6 +249,12 @@ class Filler:
                 wrong[slot.name] = str(error)
         create_indexes(self._connection, self._describer.keys)
         return wrong
+
+    def _entries(self) -> int:
+        """How many entries there are, about, but never fewer."""
+        return int(self._connection.execute(
+            "SELECT coalesce(sum(last_id), 0) FROM source"
+        ).fetchone()[0])
 
     def _greet(self, slot: Slot) -> Face | None:
         """Find out how a file looks, and begin its part of the index anew if it is another."""
@@ -282,7 +306,7 @@ class Filler:
             self._read += len(rows)
             self._progress(self._read, self._to_read)
 
-    def _page(self, slot: Slot, face: Face, after_id: int) -> list[tuple[int, ...]]:
+    def _page(self, slot: Slot, face: Face, after_id: int) -> list[tuple[Any, ...]]:
         with looking, said_in_words(slot.database), looking_at(slot.database) as spool:
             now = face_of(spool, slot.database)
             if now is None or now.face != face.face:
@@ -293,34 +317,32 @@ class Filler:
                 "WHERE r.id > ? ORDER BY r.id LIMIT ?", (after_id, _PAGE_ROWS),
             ).fetchall()
 
-    def _store(self, number: int, rows: Sequence[Sequence[object]]) -> None:
+    def _store(self, number: int, rows: Sequence[Sequence[Any]]) -> None:
         entries, also = [], []
-        lives: dict[tuple[object, object], int] = {}
+        lives: dict[tuple[str, int], int] = {}
+        base, kinds = number << SLOT_SHIFT, tuple(enumerate(self._terms))
         for id_, stream_id, epoch, sequence, unix_ns, severity, packed, crc, payload in rows:
-            life = lives.get((stream_id, epoch))
-            if life is None:
-                life = lives[stream_id, epoch] = self._life(stream_id, epoch)
-            found = self._described(sequence, packed, crc, payload)
-            key = (number << SLOT_SHIFT) + id_  # type: ignore[operator]  # SQL: an integer
+            if (stream_id, epoch) not in lives:
+                lives[stream_id, epoch] = self._life(stream_id, epoch)
+            uid, terms, others = self._described(sequence, packed, crc, payload)
             entries.append((
-                key, life, sequence, unix_ns, severity, found.uid or None,
-                *[self._term(kind, text) if text else None
-                  for kind, text in enumerate(found.terms)],
+                base + id_, lives[stream_id, epoch], sequence, unix_ns, severity, uid or None,
+                *[known[text] if text in known else self._term(kind, text)
+                  for (kind, known), text in zip(kinds, terms)],
             ))
-            also += [(self._term(kind, text), unix_ns, key) for kind, text in found.also]
+            also += [(self._term(kind, text), unix_ns, base + id_) for kind, text in others]
+        self._store_terms()
         self._connection.executemany(self._insert, entries)
         if also:
             self._connection.executemany("INSERT OR IGNORE INTO also VALUES (?, ?, ?)", also)
 
-    def _described(self, sequence: object, packed: object, crc: object, payload: object
-                   ) -> Described:
+    def _described(self, sequence: int, packed: int, crc: int, payload: bytes) -> Described:
         try:
-            whole = unpack(sequence, packed, crc, payload)  # type: ignore[arg-type]  # SQL
+            return self._describer.read(unpack(sequence, packed, crc, payload))
         except SpoolCorruptError:
             return self._describer.nothing
-        return self._describer.read(whole)
 
-    def _life(self, stream_id: object, epoch: object) -> int:
+    def _life(self, stream_id: str, epoch: int) -> int:
         self._connection.execute(
             "INSERT OR IGNORE INTO life (stream_id, epoch) VALUES (?, ?)", (stream_id, epoch)
         )
@@ -328,23 +350,34 @@ class Filler:
             "SELECT number FROM life WHERE stream_id = ? AND epoch = ?", (stream_id, epoch)
         ).fetchone()[0])
 
-    def _term(self, kind: int, text: str) -> int:
-        found = self._terms.get((kind, text))
-        if found is None:
-            if len(self._terms) >= _TERMS_CACHED:
-                self._terms.clear()
-            found = self._terms[kind, text] = self._stored_term(kind, text)
-        return found
+    def _term(self, kind: int, text: str) -> int | None:
+        """The number of a word; ``None`` for none. New words are stored with the page."""
+        known = self._terms[kind]
+        if text not in known:
+            if len(known) >= _TERMS_CACHED:
+                self._store_terms()
+                self._knows_all = False
+                known.clear()
+                known[""] = None
+            known[text] = self._stored_term(kind, text) or self._new_term(kind, text)
+        return known[text]
 
-    def _stored_term(self, kind: int, text: str) -> int:
-        done = self._connection.execute(
-            "INSERT OR IGNORE INTO term (kind, text) VALUES (?, ?)", (kind, text)
-        )
-        if done.rowcount == 1 and done.lastrowid:
-            return done.lastrowid
-        return int(self._connection.execute(
+    def _stored_term(self, kind: int, text: str) -> int | None:
+        if self._knows_all:
+            return None
+        found = self._connection.execute(
             "SELECT number FROM term WHERE kind = ? AND text = ?", (kind, text)
-        ).fetchone()[0])
+        ).fetchone()
+        return int(found[0]) if found else None
+
+    def _new_term(self, kind: int, text: str) -> int:
+        self._last_term += 1
+        self._new_terms.append((self._last_term, kind, text))
+        return self._last_term
+
+    def _store_terms(self) -> None:
+        self._connection.executemany("INSERT INTO term VALUES (?, ?, ?)", self._new_terms)
+        self._new_terms.clear()
 
     # -- forgetting -----------------------------------------------------------
 
