@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 
 from collector import Collector
 from otel_memoir.cli import main
-from otel_memoir.cli.events import bound_in_words, moment
+from otel_memoir.cli.event_lines import bound_in_words, moment
 from otel_memoir.delivery.encoding import stamp_suffix
 from otel_memoir.errors import SpoolError
 from otel_memoir.spool import State, Stream

@@ -1,20 +1,24 @@
-"""``otel-memoir events``: the records that spools or an export hold, and their order."""
+"""``otel-memoir events`` and ``history``: the records that spools or an export hold, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict, MessageToJson
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from otel_memoir.cli.event_lines import EVENT_HEADS, event_json, event_row
+from otel_memoir.cli.filters import Reading, filters, taken_from
+from otel_memoir.cli.follow import follow_events
 from otel_memoir.cli.places import all_slots, as_json, spool_dir
+from otel_memoir.cli.places import directories as all_directories
 from otel_memoir.cli.show import print_json, print_table
+from otel_memoir.memory_log.query import Retrieval
+from otel_memoir.memory_log.retrieval_event import RetainedEvent
+from otel_memoir.memory_log.retrieval_filters import FilterArguments, filters_of, matches
 from otel_memoir.sdk.gap_event import GAP_EVENT
 from otel_memoir.spool.rows import StoredRecord, absences, stored_records
 from otel_memoir.stamping.event import StampedEvent
@@ -22,9 +26,8 @@ from otel_memoir.stamping.readers import event_of, records_of_file
 from otel_memoir.stamping.resolution import Policy, Resolution, resolve
 from otel_memoir.stamping.validation import Gap, explain
 
-_HEADS = ("state", "stream", "epoch", "sequence", "time", "bound", "event", "body")
 _EXPORTED = "exported"
-_BODY_LENGTH_MAX = 80
+_PAGE = 500
 
 
 @dataclass
@@ -61,21 +64,52 @@ class Found:
     "--policy", type=click.Choice([policy.value for policy in Policy]), default="keep_all",
     show_default=True, help="Which of several records with one number stays, with --order.",
 )
+@filters
+@click.option("--limit", type=click.IntRange(min=1), help="The most events; by default all.")
+@click.option("--newest-first", is_flag=True, help="Begin with the newest.")
+@click.option("--follow", is_flag=True, help="Show the last few, then new ones as they come.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), help="End --follow after so many seconds.",
+)
 @spool_dir
 @as_json
 @click.pass_context
 def events_command(
-    ctx: click.Context, directories: tuple[Path, ...], order: bool, exports: tuple[Path, ...],
-    policy: str, spool_dir: Path | None, as_json: bool,
+    ctx: click.Context, /, directories: tuple[Path, ...], order: bool, exports: tuple[Path, ...],
+    policy: str, spool_dir: Path | None, as_json: bool, follow: bool, timeout: float | None,
+    limit: int | None, newest_first: bool, **options: Any,
 ) -> None:
     """List the records in DIRECTORIES: what waits, and what is delivered and kept.
 
-    With --order the exit code is 1 if a number is missing and nobody told why, if two
-    records have one number, or if a record is damaged.
+    They are found through an index beside the spool files, which is brought up to date
+    first. An option that is given more than once asks for any of its values; different
+    options have to hold together.
+
+    With --order and --from-file all is read, nothing is looked up. With --order the exit
+    code is 1 if a number is missing and nobody told why, if two records have one number,
+    or if a record is damaged. With --follow, --json prints a line for each event.
     """
-    found = _read(directories, exports, spool_dir)
+    asked = taken_from(options)
+    if follow:
+        if order or exports or newest_first:
+            raise click.UsageError("--follow goes by itself: not with --order, --from-file or "
+                                   "--newest-first")
+        ctx.exit(follow_events(places(directories, spool_dir), asked, as_json, limit, timeout))
+    if order or exports:
+        found = _read(directories, exports, spool_dir)
+    else:
+        found = _looked_up(places(directories, spool_dir), asked, limit, newest_first)
     resolution = resolve(found.events, policy=Policy(policy)) if order else None
     events = resolution.events if resolution else tuple(found.events)
+    if (order or exports) and (asked or limit or newest_first):
+        events = _chosen(events, asked, limit, newest_first)
+    _show(ctx, found, events, resolution, as_json)
+
+
+def _show(
+    ctx: click.Context, found: Found, events: tuple[StampedEvent, ...],
+    resolution: Resolution | None, as_json: bool,
+) -> None:
     missing = explain(resolution.gaps, found.told) if resolution else ()
     if as_json:
         print_json(_as_json(found, events, resolution, missing))
@@ -84,6 +118,73 @@ def events_command(
     unexplained = any(not cause for _, cause in missing)
     conflicts = bool(resolution and resolution.conflicts)
     ctx.exit(1 if unexplained or conflicts or found.damaged else 0)
+
+
+@click.command("history")
+@click.argument("record")
+@click.option("--store", multiple=True, metavar="TEXT", help="Id of the store whose record it is.")
+@spool_dir
+@as_json
+@click.pass_context
+def history_command(
+    ctx: click.Context, record: str, store: tuple[str, ...], spool_dir: Path | None, as_json: bool
+) -> None:
+    """Tell the history of the memory record RECORD: all events that name it, in order.
+
+    The order is that of `events --order`: by sequence, epoch and known cause, then by time
+    as far as its error bounds allow. What is delivered is here while it is retained.
+    """
+    with Retrieval(places((), spool_dir), progress=Reading()) as retrieval:
+        told = retrieval.history(record, store=store or None)
+    found = Found()
+    for event in told:
+        _take_retained(found, event)
+    _show(ctx, found, tuple(found.events), None, as_json)
+
+
+# -- looking up ---------------------------------------------------------------
+
+
+def places(directories: tuple[Path, ...], spool_dir: Path | None) -> list[Path]:
+    """The directories that were named, else those of every service."""
+    return list(directories) or all_directories(spool_dir)
+
+
+def _looked_up(
+    directories: list[Path], asked: FilterArguments, limit: int | None, newest_first: bool
+) -> Found:
+    found, cursor, left = Found(), "", limit
+    with Retrieval(directories, progress=Reading()) as retrieval:
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(_PAGE, left)
+            page = retrieval.page(limit=size, after=cursor, newest_first=newest_first, **asked)
+            for event in page:
+                _take_retained(found, event)
+            cursor, left = page.cursor, None if left is None else left - len(page)
+            found.damaged += [problem for problem in page.problems if problem not in found.damaged]
+            if not page.has_more:
+                break
+    return found
+
+
+def _take_retained(found: Found, event: RetainedEvent) -> None:
+    if event.problem:
+        found.damaged.append(f"{event.file}: {event.problem}")
+    else:
+        stamped = event.stamp if event.place.uid else None
+        _take(found, stamped and replace(stamped, payload=event.log), event.state.value)
+
+
+def _chosen(
+    events: tuple[StampedEvent, ...], asked: FilterArguments, limit: int | None,
+    newest_first: bool,
+) -> tuple[StampedEvent, ...]:
+    wanted = filters_of(asked)
+    found = [
+        event for event in events
+        if matches(wanted, replace(event, payload=event.payload[1]), event.payload[0])
+    ]
+    return tuple((found[::-1] if newest_first else found)[:limit])
 
 
 # -- reading ------------------------------------------------------------------
@@ -140,54 +241,18 @@ def _told_by(log: LogRecord) -> Iterator[tuple[Gap, str]]:
 # -- showing ------------------------------------------------------------------
 
 
-def moment(unix_ns: int) -> str:
-    """A time in UTC, to the nanosecond: between records of one stream that can be all there is."""
-    seconds, ns = divmod(unix_ns, 10**9)
-    try:
-        whole = datetime.fromtimestamp(seconds, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return f"{unix_ns} ns"
-    return f"{whole:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
-
-
-def bound_in_words(bound_ns: int | None) -> str:
-    """An error bound in the unit in which a person would say it."""
-    if bound_ns is None:
-        return "-"
-    for size, unit in ((10**9, "s"), (10**6, "ms"), (10**3, "µs")):
-        if bound_ns >= size:
-            return f"±{bound_ns / size:.1f} {unit}"
-    return f"±{bound_ns} ns"
-
-
 def _print(
     found: Found, events: tuple[StampedEvent, ...], resolution: Resolution | None,
     missing: Iterable[tuple[Gap, str]],
 ) -> None:
     if events:
-        print_table(_HEADS, [_row(event) for event in events])
+        print_table(EVENT_HEADS, [event_row(event) for event in events])
     else:
         click.echo("there are no records")
     if found.unstamped:
         click.echo(f"{found.unstamped:,} record(s) without stamps are not shown")
     for sentence in (*found.damaged, *_verdicts(resolution, missing)):
         click.echo(sentence)
-
-
-def _row(event: StampedEvent) -> tuple[object, ...]:
-    state, log = event.payload
-    body = " ".join(_text(log.body).split())
-    return (
-        state, event.stream[:8], str(event.epoch), str(event.sequence), moment(event.unix_ns),
-        bound_in_words(event.error_bound_ns), log.event_name or "-",
-        body if len(body) <= _BODY_LENGTH_MAX else f"{body[: _BODY_LENGTH_MAX - 1]}…",
-    )
-
-
-def _text(value: AnyValue) -> str:
-    if value.WhichOneof("value") in ("string_value", None):
-        return value.string_value
-    return MessageToJson(value, indent=None)
 
 
 def _name(event: StampedEvent) -> str:
@@ -218,24 +283,14 @@ def _as_json(
     missing: Iterable[tuple[Gap, str]],
 ) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "events": [_event_json(event) for event in events], "unstamped": found.unstamped,
+        "events": [event_json(event) for event in events], "unstamped": found.unstamped,
         "damaged": found.damaged,
     }
     if resolution is not None:
         shown |= {
             "gaps": [{**gap._asdict(), "cause": cause} for gap, cause in missing],
-            "conflicts": [[_event_json(e) for e in group] for group in resolution.conflicts],
+            "conflicts": [[event_json(e) for e in group] for group in resolution.conflicts],
             "regressions": [event.uid for event in resolution.regressions],
             "dismissed": [{"effect": e.uid, "cause": c.uid} for e, c in resolution.dismissed],
         }
     return shown
-
-
-def _event_json(event: StampedEvent) -> dict[str, Any]:
-    state, log = event.payload
-    return {
-        "state": state, "uid": event.uid, "stream": event.stream, "epoch": event.epoch,
-        "sequence": event.sequence, "time": moment(event.unix_ns), "unix_ns": event.unix_ns,
-        "error_bound_ns": event.error_bound_ns, "event": log.event_name,
-        "body": _text(log.body), "record": MessageToDict(log),
-    }

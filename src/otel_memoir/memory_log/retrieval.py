@@ -19,7 +19,7 @@ import heapq
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Union
@@ -30,7 +30,7 @@ from otel_memoir.memory_log.retrieval_filters import FilterArguments, Filters, f
 from otel_memoir.memory_log.retrieval_terms import DESCRIBER
 from otel_memoir.spool import State
 from otel_memoir.spool.directory import slots
-from otel_memoir.spool.index import Entry, Place, Question, RecordIndex, looking, spans_in
+from otel_memoir.spool.index import Entry, Place, Question, RecordIndex, Spans, looking, spans_in
 from otel_memoir.spool.rows import StoredRecord, records_at
 from otel_memoir.stamping.resolution import resolve
 
@@ -42,6 +42,8 @@ TIMEOUT_S = 60.0
 
 Directories = Union[str, "os.PathLike[str]", Iterable[Union[str, "os.PathLike[str]"]]]
 Progress = Callable[[int, int], None]
+Marks = Mapping[tuple[int, str], tuple[str, int]]
+"""How far each file was seen."""
 
 _FIRST_PIECE, _PIECE = 100, 500
 _CERTAINTY = {State.DELIVERED: 0, State.PENDING: 2}
@@ -180,6 +182,36 @@ class Retrieval:
             ).items()
         )
 
+    def arrived(
+        self, marks: Marks | None, **filters: Unpack[FilterArguments]
+    ) -> tuple[list[RetainedEvent], Marks]:
+        """What was stored since a moment, whatever time its stamps have.
+
+        Args:
+            marks: What this returned before; ``None`` begins now.
+
+            **filters: See ``FilterArguments``.
+
+        Returns:
+            The events, in order, and the marks of this moment.
+
+        Raises:
+            SpoolError: As ``page``.
+        """
+        asked = filters_of(filters)
+        self.refresh()
+        reach = [index.reach() for index in self._indexes]
+        now = {(at, slot): end for at, files in enumerate(reach) for slot, end in files.items()}
+        if marks is None:
+            return [], now
+        spans = [
+            [(slot, _begin(marks.get((at, slot)), end), end[1]) for slot, end in files.items()]
+            for at, files in enumerate(reach)
+        ]
+        if all(first > last for some in spans for _, first, last in some):
+            return [], now
+        return list(self._matching(asked, None, newest_first=False, within=spans)), now
+
     # -- finding ----------------------------------------------------------------
 
     def _first(
@@ -201,7 +233,8 @@ class Retrieval:
         self.refresh()
 
     def _matching(
-        self, asked: Filters, begin: Place | None, newest_first: bool
+        self, asked: Filters, begin: Place | None, newest_first: bool,
+        within: Sequence[Spans | None] = (),
     ) -> Generator[RetainedEvent, None, None]:
         """The events that match, each once, in order."""
         if asked.is_empty:
@@ -210,7 +243,8 @@ class Retrieval:
             ways = []
             for at, index in enumerate(self._indexes):
                 question = asked.question(after=begin, newest_first=newest_first)
-                entries = index.find(_narrowed(index, question, asked.states))
+                spans = within[at] if within else _spans(index, asked.states)
+                entries = index.find(_narrowed(index, question, spans))
                 stack.callback(entries.close)
                 ways.append(_marked(at, entries))
             merged = heapq.merge(*ways, key=lambda found: found.place, reverse=newest_first)
@@ -270,18 +304,28 @@ def _is_it(found: _Found, stored: dict[_Found, StoredRecord]) -> bool:
     ) == (found.place.stream_id, found.place.epoch, found.place.sequence, found.place.unix_ns)
 
 
-def _narrowed(index: RecordIndex, question: Question, states: Sequence[str]) -> Question:
-    """Where few rows are in the states that are asked for, look at those alone."""
-    if not states or State.DELIVERED.value in states:
+def _begin(mark: tuple[str, int] | None, end: tuple[str, int]) -> int:
+    """The first row that is new; all are, where it is another file."""
+    return mark[1] + 1 if mark is not None and mark[0] == end[0] else 1
+
+
+def _narrowed(index: RecordIndex, question: Question, spans: Spans | None) -> Question:
+    """Ask for these rows alone, and not for times at which there is none of them."""
+    if spans is None:
         return question
-    spans: list[tuple[str, int, int]] = []
-    for slot in slots(index.directory):
-        try:
-            some = spans_in(slot, states)
-        except SpoolError:
-            continue
-        if some is None:
-            return question
-        spans += some
     since_ns = max(question.since_ns, index.earliest_ns(spans))
     return replace(question, spans=spans, since_ns=since_ns)
+
+
+def _spans(index: RecordIndex, states: Sequence[str]) -> Spans | None:
+    """The rows that are in these states, where they are few beside all others."""
+    if not states or State.DELIVERED.value in states:
+        return None
+    spans: list[tuple[str, int, int]] = []
+    for slot in slots(index.directory):
+        with contextlib.suppress(SpoolError):
+            some = spans_in(slot, states)
+            if some is None:
+                return None
+            spans += some
+    return spans

@@ -8,9 +8,10 @@ from datetime import datetime, timezone
 from typing import TypedDict
 
 from otel_memoir.errors import SpoolError
-from otel_memoir.memory_log.retrieval_terms import KEYS
+from otel_memoir.memory_log.retrieval_terms import KEYS, describe
 from otel_memoir.spool import State
 from otel_memoir.spool.index import Place, Question
+from otel_memoir.stamping.event import StampedEvent
 
 STATES = tuple(state.value for state in State if state is not State.SPLIT)
 
@@ -82,6 +83,32 @@ class Filters:
             until_ns=self.until_ns, first_sequence=self.first_sequence,
             last_sequence=self.last_sequence, after=after, newest_first=newest_first,
         )
+
+
+def matches(asked: Filters, event: StampedEvent, state: str) -> bool:
+    """Whether an event that no index knows is among those that are asked for.
+
+    Args:
+        asked: The filters.
+
+        event: The event; its payload is the record.
+
+        state: What became of it.
+    """
+    words = describe(event.payload.SerializeToString())
+    first, last = asked.first_sequence or 0, asked.last_sequence
+    return (
+        not asked.is_empty
+        and (not asked.states or state in asked.states)
+        and (not asked.uids or event.uid in asked.uids)
+        and (not asked.streams or event.stream in asked.streams)
+        and asked.since_ns <= event.unix_ns < asked.until_ns
+        and first <= event.sequence and (last is None or event.sequence <= last)
+        and all(
+            any(words.terms[kind] == text or (kind, text) in words.also for text in texts)
+            for kind, texts in asked.terms
+        )
+    )
 
 
 def filters_of(given: FilterArguments) -> Filters:

@@ -21,19 +21,11 @@ from typing import TypeVar
 from otel_memoir.errors import SpoolCorruptError, SpoolError
 from otel_memoir.spool.connection import is_corrupt, is_disk_full
 from otel_memoir.spool.directory import Slot, slots
+from otel_memoir.spool.index_face import face_of, is_what_was_read
 from otel_memoir.spool.index_file import IndexFile, looking
-from otel_memoir.spool.index_fill import (
-    ROWS_MAX,
-    SLOT_SHIFT,
-    Described,
-    Describer,
-    Filler,
-    Progress,
-    face_of,
-    is_what_was_read,
-    prepare,
-)
+from otel_memoir.spool.index_fill import Described, Describer, Filler, Progress
 from otel_memoir.spool.index_find import Entry, Place, Question, Spans, answer
+from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT, prepare
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.model import State
 from otel_memoir.spool.quarantine import said_in_words
@@ -41,7 +33,8 @@ from otel_memoir.spool.rows import BECAME
 from otel_memoir.spool.schema import is_unused
 
 __all__ = [
-    "Described", "Describer", "Entry", "Place", "Question", "RecordIndex", "looking", "spans_in",
+    "Described", "Describer", "Entry", "Place", "Question", "RecordIndex", "Spans", "looking",
+    "spans_in",
 ]
 
 T = TypeVar("T")

@@ -9,47 +9,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
-from otel_memoir.spool import schema
 from otel_memoir.spool.checked import unpack
 from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import Slot
+from otel_memoir.spool.index_face import Face, face_of, is_what_was_read, seal_of
 from otel_memoir.spool.index_file import looking
+from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT, create_indexes, drop_indexes
 from otel_memoir.spool.inspect import looking_at
-from otel_memoir.spool.moved import MOVED
 from otel_memoir.spool.quarantine import said_in_words
-
-SLOT_SHIFT = 40
-"""An entry's id is its file's number in the index, then its row id in that file."""
-
-ROWS_MAX = (1 << SLOT_SHIFT) - 1
 
 _PAGE_ROWS = 2000
 _TERMS_CACHED = 200_000
 _FORGOTTEN_AT_ONCE = 10_000
 _MANY_ROWS = 20_000
-
-_TABLES = """
-CREATE TABLE source (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, face TEXT NOT NULL,
-  last_id INTEGER NOT NULL, seal TEXT NOT NULL
-) STRICT;
-CREATE TABLE life (
-  number INTEGER PRIMARY KEY, stream_id TEXT NOT NULL, epoch INTEGER NOT NULL,
-  UNIQUE (stream_id, epoch)
-) STRICT;
-CREATE TABLE term (
-  number INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, UNIQUE (kind, text)
-) STRICT;
-CREATE TABLE also (
-  term INTEGER NOT NULL, unix_ns INTEGER NOT NULL, id INTEGER NOT NULL,
-  PRIMARY KEY (term, unix_ns, id)
-) STRICT, WITHOUT ROWID;
-"""
-
 
 class Described(NamedTuple):
     """What an index keeps of a payload.
@@ -91,93 +66,6 @@ class Describer:
 
 Progress = Callable[[int, int], None]
 """Told how many rows were read, and of how many."""
-
-
-def prepare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-    """Create the tables; the indexes come when the first rows are in."""
-    columns = "".join(f", {key} INTEGER" for key in keys)
-    entry = (
-        "CREATE TABLE entry (id INTEGER PRIMARY KEY, life INTEGER NOT NULL, sequence INTEGER "
-        f"NOT NULL, unix_ns INTEGER NOT NULL, severity INTEGER NOT NULL, uid TEXT{columns}) STRICT"
-    )
-    for statement in (*_TABLES.split(";"), entry):
-        if statement.strip():
-            connection.execute(statement)
-
-
-def drop_indexes(connection: sqlite3.Connection) -> None:
-    """Drop what ``create_indexes`` made, before many rows are added."""
-    for (name,) in connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'by!_%' ESCAPE '!'"
-    ).fetchall():
-        connection.execute(f"DROP INDEX {name}")
-
-
-def create_indexes(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-    """Create the indexes that are missing: to sort once is faster than to insert in order."""
-    wanted = {
-        "by_time": "(unix_ns)", "by_life": "(life, unix_ns)", "by_sequence": "(life, sequence)",
-        "by_uid": "(uid) WHERE uid IS NOT NULL",
-        **{f"by_{key}": f"({key}, unix_ns) WHERE {key} IS NOT NULL" for key in keys},
-    }
-    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    for name, what in wanted.items():
-        if name not in there:
-            connection.execute(f"CREATE INDEX {name} ON entry {what}")
-
-
-# -- what a file looks like ----------------------------------------------------
-
-
-class Face(NamedTuple):
-    """A spool file as it is now.
-
-    Attributes:
-        face: Changes when the file is replaced, restored, or rows were taken out of it.
-
-        first_id, last_id: Its first and last row; 0 where it has none.
-    """
-
-    face: str
-    first_id: int
-    last_id: int
-
-
-def face_of(connection: sqlite3.Connection, path: Path) -> Face | None:
-    """How a file looks; ``None`` if it has no tables yet."""
-    if schema.is_unused(connection):
-        return None
-    stream_id, mark = connection.execute("SELECT stream_id, birthmark FROM file").fetchone()
-    moved = connection.execute(
-        "SELECT coalesce(sum(records), 0) FROM tally WHERE name = ?", (MOVED,)
-    ).fetchone()[0]
-    # One by one: together SQLite would read all rows.
-    first = connection.execute("SELECT min(id) FROM record").fetchone()[0]
-    last = connection.execute("SELECT max(id) FROM record").fetchone()[0]
-    face = f"{stream_id} {mark} {schema.birthmark(path)} {moved}"
-    return Face(face, first or 0, last or 0)
-
-
-def is_what_was_read(connection: sqlite3.Connection, last_id: int, seal: str) -> bool:
-    """Whether the last row that was read is there unchanged, or was settled and let go of.
-
-    Else the file was restored from an older copy of itself, or rows went elsewhere and
-    their ids may be used again.
-    """
-    if not last_id:
-        return True
-    row = connection.execute(
-        "SELECT sequence, crc FROM record WHERE id = ?", (last_id,)
-    ).fetchone()
-    if row is not None:
-        return _seal(*row) == seal
-    return connection.execute(
-        "SELECT 1 FROM batch WHERE last_id >= ? AND first_id <= ? LIMIT 1", (last_id, last_id)
-    ).fetchone() is not None
-
-
-def _seal(sequence: int, crc: int) -> str:
-    return f"{sequence} {crc}"
 
 
 class _Source(NamedTuple):
@@ -301,7 +189,7 @@ class Filler:
                 self._store(source.number, rows)
                 self._connection.execute(
                     "UPDATE source SET last_id = ?, seal = ? WHERE number = ?",
-                    (last_id, _seal(rows[-1][3], rows[-1][7]), source.number),
+                    (last_id, seal_of(rows[-1][3], rows[-1][7]), source.number),
                 )
             self._read += len(rows)
             self._progress(self._read, self._to_read)

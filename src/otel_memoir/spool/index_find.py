@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from otel_memoir.spool.index_file import looking
-from otel_memoir.spool.index_fill import ROWS_MAX, SLOT_SHIFT
+from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT
 
 PIECE_ROWS = 500
 

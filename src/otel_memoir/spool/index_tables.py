@@ -1,0 +1,62 @@
+"""The tables of an index, and when their own indexes are made."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+SLOT_SHIFT = 40
+"""An entry's id is its file's number in the index, then its row id in that file."""
+
+ROWS_MAX = (1 << SLOT_SHIFT) - 1
+
+_TABLES = """
+CREATE TABLE source (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, face TEXT NOT NULL,
+  last_id INTEGER NOT NULL, seal TEXT NOT NULL
+) STRICT;
+CREATE TABLE life (
+  number INTEGER PRIMARY KEY, stream_id TEXT NOT NULL, epoch INTEGER NOT NULL,
+  UNIQUE (stream_id, epoch)
+) STRICT;
+CREATE TABLE term (
+  number INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, UNIQUE (kind, text)
+) STRICT;
+CREATE TABLE also (
+  term INTEGER NOT NULL, unix_ns INTEGER NOT NULL, id INTEGER NOT NULL,
+  PRIMARY KEY (term, unix_ns, id)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def prepare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Create the tables; the indexes come when the first rows are in."""
+    columns = "".join(f", {key} INTEGER" for key in keys)
+    entry = (
+        "CREATE TABLE entry (id INTEGER PRIMARY KEY, life INTEGER NOT NULL, sequence INTEGER "
+        f"NOT NULL, unix_ns INTEGER NOT NULL, severity INTEGER NOT NULL, uid TEXT{columns}) STRICT"
+    )
+    for statement in (*_TABLES.split(";"), entry):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def drop_indexes(connection: sqlite3.Connection) -> None:
+    """Drop what ``create_indexes`` made, before many rows are added."""
+    for (name,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'by!_%' ESCAPE '!'"
+    ).fetchall():
+        connection.execute(f"DROP INDEX {name}")
+
+
+def create_indexes(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Create the indexes that are missing: to sort once is faster than to insert in order."""
+    wanted = {
+        "by_time": "(unix_ns)", "by_life": "(life, unix_ns)", "by_sequence": "(life, sequence)",
+        "by_uid": "(uid) WHERE uid IS NOT NULL",
+        **{f"by_{key}": f"({key}, unix_ns) WHERE {key} IS NOT NULL" for key in keys},
+    }
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    for name, what in wanted.items():
+        if name not in there:
+            connection.execute(f"CREATE INDEX {name} ON entry {what}")
