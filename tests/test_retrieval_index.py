@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from otel_memoir.events import MemoryEvent, TraceRef
 from otel_memoir.memory_log.query import Retrieval
-from otel_memoir.memory_log.retrieval_terms import describe, describe_slowly
 from otel_memoir.spool import State, index_fill, index_find
 from otel_memoir.spool.index_fill import Filler
 from retrieval_world import NOON_NS, Writer, scanned, shown

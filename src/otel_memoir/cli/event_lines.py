@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
+from otel_memoir.memory_log.retrieval_event import moment
 from otel_memoir.stamping.event import StampedEvent
+
+__all__ = ["EVENT_HEADS", "body_text", "bound_in_words", "event_json", "event_row", "moment"]
 
 EVENT_HEADS = ("state", "stream", "epoch", "sequence", "time", "bound", "event", "body")
 
 _BODY_LENGTH_MAX = 80
-
-
-def moment(unix_ns: int) -> str:
-    """A time in UTC, to the nanosecond: between records of one stream that can be all there is."""
-    seconds, ns = divmod(unix_ns, 10**9)
-    try:
-        whole = datetime.fromtimestamp(seconds, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return f"{unix_ns} ns"
-    return f"{whole:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 
 
 def bound_in_words(bound_ns: int | None) -> str:

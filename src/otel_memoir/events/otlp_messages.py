@@ -98,14 +98,15 @@ def _record(message: LogRecord) -> Record:
             int.from_bytes(message.trace_id, "big"), int.from_bytes(span, "big"), message.flags
         )
     return Record(
-        name=message.event_name, attributes=_mapping(message.attributes),
+        name=message.event_name, attributes=plain_mapping(message.attributes),
         time_unix_ns=message.time_unix_nano or None,
         observed_unix_ns=message.observed_time_unix_nano or None,
         severity=message.severity_number, trace=trace, body=_value(message.body),
     )
 
 
-def _mapping(pairs: Any) -> dict[str, Any]:
+def plain_mapping(pairs: Any) -> dict[str, Any]:
+    """KeyValues as a dictionary; of a key that is there twice the last one counts."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
@@ -115,5 +116,5 @@ def _value(value: AnyValue) -> Any:
         return None
     found = getattr(value, which)
     if which == "kvlist_value":
-        return _mapping(found.values)
+        return plain_mapping(found.values)
     return [_value(item) for item in found.values] if which == "array_value" else found

@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 Marks = Mapping[tuple[int, str], tuple[str, int]]
 """How far each file was seen."""
 
-_FIRST_PIECE, _PIECE = 100, 500
+_PIECE = 500
 _CERTAINTY = {State.DELIVERED: 0, State.PENDING: 2}
 
 
@@ -219,7 +219,8 @@ class Retrieval:
     ) -> list[RetainedEvent]:
         for is_last in (False, True):
             try:
-                with contextlib.closing(self._matching(asked, begin, newest_first)) as found:
+                matching = self._matching(asked, begin, newest_first, first_piece=count)
+                with contextlib.closing(matching) as found:
                     return list(itertools.islice(found, count))
             except SpoolCorruptError:
                 if is_last:
@@ -234,7 +235,7 @@ class Retrieval:
 
     def _matching(
         self, asked: Filters, begin: Place | None, newest_first: bool,
-        within: Sequence[Spans | None] = (),
+        within: Sequence[Spans | None] = (), first_piece: int = _PIECE,
     ) -> Generator[RetainedEvent, None, None]:
         """The events that match, each once, in order."""
         if asked.is_empty:
@@ -249,14 +250,14 @@ class Retrieval:
                 ways.append(_marked(at, entries))
             merged = heapq.merge(*ways, key=lambda found: found.place, reverse=newest_first)
             groups = (tuple(group) for _, group in itertools.groupby(merged, key=_place))
-            yield from self._read(groups, asked.states)
+            yield from self._read(groups, asked.states, first_piece)
 
     def _read(
-        self, groups: Iterator[tuple[_Found, ...]], states: Sequence[str]
+        self, groups: Iterator[tuple[_Found, ...]], states: Sequence[str], size: int
     ) -> Iterator[RetainedEvent]:
         """The records behind entries, of copies the one that got furthest."""
-        size = _FIRST_PIECE
-        while piece := list(itertools.islice(groups, size)):
+        while piece := list(itertools.islice(groups, min(size, _PIECE))):
+            size = _PIECE
             size = _PIECE
             stored = self._stored(found for group in piece for found in group)
             for group in piece:

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
@@ -52,6 +53,11 @@ class RetainedEvent:
         """Why it cannot be read, if it is damaged; empty otherwise."""
         return self.stored.problem
 
+    @property
+    def time(self) -> str:
+        """The time of its stamp, ISO 8601 in UTC, to the nanosecond."""
+        return moment(self.place.unix_ns)
+
     @cached_property
     def event(self) -> MemoryEvent | Opaque | None:
         """The event; the record, where it is none of ours; ``None`` where neither can be read."""
@@ -89,6 +95,16 @@ class RetainedEvent:
             raise SpoolError("read", target=self.file, cause=self.problem)
         stored = self.stored
         return next(records_of_request(build_request([(stored.envelope, stored.payload)])))
+
+
+def moment(unix_ns: int) -> str:
+    """A time in UTC, to the nanosecond: between records of one stream that can be all there is."""
+    seconds, ns = divmod(unix_ns, 10**9)
+    try:
+        whole = datetime.fromtimestamp(seconds, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ns} ns"
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -227,8 +227,9 @@ def spans_in(slot: Slot, states: Sequence[str]) -> list[tuple[str, int, int]] | 
             "ORDER BY b.first_id LIMIT ?", (*stored, *states, _BATCHES_MAX),
         ).fetchall()
         ledgered = spool.execute("SELECT coalesce(max(last_id), 0) FROM batch").fetchone()[0]
-    if State.PENDING.value in states:
-        rows.append((ledgered + 1, ROWS_MAX))
+        last_id = spool.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()[0]
+    if State.PENDING.value in states and last_id > ledgered:
+        rows.append((ledgered + 1, last_id))
     runs = _runs(rows)
     few = len(rows) < _BATCHES_MAX and len(runs) <= _SPANS_MAX
     return [(slot.name, first, last) for first, last in runs] if few else None

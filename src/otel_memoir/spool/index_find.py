@@ -17,9 +17,10 @@ from typing import NamedTuple
 from otel_memoir.spool.index_file import looking
 from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT
 
-PIECE_ROWS = 500
+FIRST_ROWS, PIECE_ROWS = 32, 1024
+"""How many entries are looked up at first, and at most, at once."""
 
-_PROBED_MAX = 2000
+_PROBED_MAX = 10_000
 _SPAN_MAX = 10_000
 _TIME_MAX = 2**63 - 1
 
@@ -209,19 +210,20 @@ class _Search:
             f"{way.table} WHERE {' AND '.join((way.condition, *conditions))} "
             f"AND {way.time} >= ? AND {way.time} <= ? "
             f"AND NOT (e.unix_ns = ? AND e.id {'>=' if newest_first else '<='} ?) "
-            f"ORDER BY {way.time} {order}, e.id {order} LIMIT {PIECE_ROWS}"
+            f"ORDER BY {way.time} {order}, e.id {order} LIMIT ?"
         )
         first, last = self._bounds()
-        at, at_id = -1, -1
+        at, at_id, size = -1, -1, FIRST_ROWS
         while True:
             with looking:
                 rows = self._connection.execute(
-                    query, (*way.values, *values, first, last, at, at_id)
+                    query, (*way.values, *values, first, last, at, at_id, size)
                 ).fetchall()
             for row in rows:
                 yield self._entry(*row)
-            if len(rows) < PIECE_ROWS:
+            if len(rows) < size:
                 return
+            size = min(4 * size, PIECE_ROWS)
             at_id, at = rows[-1][0], rows[-1][1]
             first, last = (first, at) if newest_first else (at, last)
 
