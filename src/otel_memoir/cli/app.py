@@ -15,6 +15,7 @@ from otel_memoir.cli.demo import run_demo
 from otel_memoir.cli.doctor import doctor
 from otel_memoir.cli.drain import Drained, drain
 from otel_memoir.cli.events import events_command, history_command
+from otel_memoir.cli.export import export_command
 from otel_memoir.cli.locks import locks
 from otel_memoir.cli.places import as_json, directories, spool_dir
 from otel_memoir.cli.quarantine import quarantine
@@ -157,6 +158,7 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
 main.add_command(events_command)
 main.add_command(history_command)
+main.add_command(export_command)
 main.add_command(clock)
 main.add_command(completion)
 main.add_command(locks)

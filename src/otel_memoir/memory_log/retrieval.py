@@ -29,7 +29,7 @@ from otel_memoir.memory_log.retrieval_event import Page, RetainedEvent, cursor_o
 from otel_memoir.memory_log.retrieval_filters import FilterArguments, Filters, filters_of
 from otel_memoir.memory_log.retrieval_terms import DESCRIBER
 from otel_memoir.spool import State
-from otel_memoir.spool.directory import slots
+from otel_memoir.spool.directory import slots, was_inherited
 from otel_memoir.spool.index import Entry, Place, Question, RecordIndex, Spans, looking, spans_in
 from otel_memoir.spool.rows import StoredRecord, records_at
 from otel_memoir.stamping.resolution import resolve
@@ -274,6 +274,8 @@ class Retrieval:
         stored: dict[_Found, StoredRecord] = {}
         for (at, slot), several in by_file.items():
             path = self._path(at, slot)
+            if was_inherited(path):
+                continue
             with looking:
                 rows = records_at(path, [found.entry.row for found in several])
             stored |= {f: rows[f.entry.row] for f in several if f.entry.row in rows}

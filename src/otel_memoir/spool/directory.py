@@ -75,6 +75,11 @@ SQLite has one view of a file for all connections of a process, abandoned ones i
 child that opened one, after other processes had, lost 20 of their 20 fsynced records."""
 
 
+def was_inherited(database: Path) -> bool:
+    """Whether a parent had a database open when it forked this process."""
+    return database in _inherited
+
+
 class SlotLock:
     """A held slot. Dies with the process; never survives it."""
 
@@ -227,7 +232,7 @@ def try_lock(slot: Slot) -> SlotLock | None:
     Raises:
         OSError: The lock file cannot be made.
     """
-    if slot.database in _inherited:
+    if was_inherited(slot.database):
         return None
     descriptor = try_lock_file(slot.lock_file)
     return None if descriptor is None else SlotLock(slot, descriptor)

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
 from otel_memoir.spool.connection import is_corrupt, is_disk_full
-from otel_memoir.spool.directory import Slot, slots
+from otel_memoir.spool.directory import Slot, slots, was_inherited
 from otel_memoir.spool.index_face import face_of, is_what_was_read
 from otel_memoir.spool.index_file import IndexFile, looking
 from otel_memoir.spool.index_fill import Described, Describer, Filler, Progress
@@ -42,6 +42,10 @@ T = TypeVar("T")
 _FORMAT = 1
 _TIMEOUT_S = 60.0
 _SPANS_MAX = 100
+_INHERITED = (
+    "the parent process had it open when this one was forked, so it cannot be read here; ask "
+    "there, or with `otel-memoir events`"
+)
 _BATCHES_MAX = 20_000
 
 
@@ -164,13 +168,16 @@ class RecordIndex:
 
     def _refresh(self, timeout: float, progress: Progress) -> Mapping[str, str]:
         found = slots(self.directory)
+        mine = [slot for slot in found if not was_inherited(slot.database)]
+        wrong = {slot.name: _INHERITED for slot in found if slot not in mine}
         known = self._known()
-        if known is not None and all(self._is_current(slot, known) for slot in found) and (
-            len(known) == len(found)
+        if known is not None and known.keys() <= {slot.name for slot in found} and all(
+            self._is_current(slot, known) for slot in mine
         ):
-            return {}
+            return wrong
         with self._file.writing(timeout) as connection:
-            return Filler(connection, self._describer, progress).fill(found)
+            filler = Filler(connection, self._describer, progress)
+            return {**wrong, **filler.fill(mine, others=wrong)}
 
     def _known(self) -> dict[str, tuple[str, int, str]] | None:
         """What the index has read of each file; ``None`` where there is no usable index."""
@@ -216,6 +223,8 @@ def spans_in(slot: Slot, states: Sequence[str]) -> list[tuple[str, int, int]] | 
     Raises:
         SpoolError: The file cannot be read.
     """
+    if was_inherited(slot.database):
+        return []
     with looking, said_in_words(slot.database), looking_at(slot.database) as spool:
         if is_unused(spool):
             return []

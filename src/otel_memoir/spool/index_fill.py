@@ -7,7 +7,7 @@ so that no read keeps the writer's log from being taken over into the file.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,13 +107,18 @@ class Filler:
         self._insert = f"INSERT OR REPLACE INTO entry VALUES ({marks})"
         self._read = self._to_read = 0
 
-    def fill(self, slots: Sequence[Slot]) -> dict[str, str]:
+    def fill(self, slots: Sequence[Slot], *, others: Iterable[str] = ()) -> dict[str, str]:
         """Read what is new in these files, and forget the files that are gone.
+
+        Args:
+            slots: The files.
+
+            others: Names of slots whose entries stay as they are.
 
         Returns:
             What is wrong with each file that cannot be read, by slot name.
         """
-        self._forget_all_but({slot.name for slot in slots})
+        self._forget_all_but({*others, *(slot.name for slot in slots)})
         faces: dict[Slot, Face] = {}
         wrong: dict[str, str] = {}
         for slot in slots:
