@@ -69,6 +69,23 @@ class Writer:
             self.file.insert(self.number, [entry])
         return uid
 
+    def take_over(self, other: Writer) -> None:
+        """Store another file's waiting rows again, as after a commit of it that raised."""
+        rows = other.file.connection.execute(
+            "SELECT sequence, severity, accepted_unix_ns, size, packed, payload FROM record "
+            "WHERE stream = ? AND id > (SELECT coalesce(max(last_id), 0) FROM batch) ORDER BY id",
+            (other.number,),
+        ).fetchall()
+        with transaction(self.file.connection):
+            part = self.file.begin_moved_stream(
+                other.stream, (other.file.name,), rows[0][0], NOON_NS
+            )
+            self.file.insert(part, [
+                Entry(self._life, sequence, self.file.last_batch + 1, ENVELOPE, severity, unix_ns,
+                      size, bool(packed), payload)
+                for sequence, severity, unix_ns, size, packed, payload in rows
+            ])
+
     def settle(self, state: State, count: int = 10**6) -> None:
         """Make a batch of the next rows that have none; settle it, or let it wait."""
         connection = self.file.connection

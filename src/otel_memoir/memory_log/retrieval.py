@@ -59,6 +59,10 @@ class _Found(NamedTuple):
     entry: Entry
 
 
+_Group = tuple[_Found, ...]
+"""A record, and its copies."""
+
+
 class Retrieval:
     """What one or several spool directories still hold. Constructing it opens nothing.
 
@@ -241,27 +245,39 @@ class Retrieval:
         if asked.is_empty:
             return
         with contextlib.ExitStack() as stack:
-            ways = []
+            ways, is_partial = [], False
             for at, index in enumerate(self._indexes):
                 question = asked.question(after=begin, newest_first=newest_first)
                 spans = within[at] if within else _spans(index, asked.states)
+                is_partial = is_partial or spans is not None
                 entries = index.find(_narrowed(index, question, spans))
                 stack.callback(entries.close)
                 ways.append(_marked(at, entries))
             merged = heapq.merge(*ways, key=lambda found: found.place, reverse=newest_first)
             groups = (tuple(group) for _, group in itertools.groupby(merged, key=_place))
-            yield from self._read(groups, asked.states, first_piece)
+            pieces = _pieces(groups, first_piece)
+            if is_partial and asked.states:
+                pieces = map(self._with_copies, pieces)
+            yield from self._read(pieces, asked.states)
+
+    def _with_copies(self, piece: Sequence[_Group]) -> list[_Group]:
+        """Add the copies of records that were found in some rows, but are in others."""
+        groups = {group[0].place: set(group) for group in piece}
+        question = Question(uids=tuple({place.uid for place in groups} - {""}))
+        for at, index in enumerate(self._indexes) if question.uids else ():
+            for entry in index.find(question):
+                if entry.place in groups:
+                    groups[entry.place].add(_Found(entry.place, at, entry))
+        return [tuple(groups[group[0].place]) for group in piece]
 
     def _read(
-        self, groups: Iterator[tuple[_Found, ...]], states: Sequence[str], size: int
+        self, pieces: Iterable[Sequence[_Group]], states: Sequence[str]
     ) -> Iterator[RetainedEvent]:
         """The records behind entries, of copies the one that got furthest."""
-        while piece := list(itertools.islice(groups, min(size, _PIECE))):
-            size = _PIECE
-            size = _PIECE
+        for piece in pieces:
             stored = self._stored(found for group in piece for found in group)
             for group in piece:
-                there = [found for found in group if _is_it(found, stored)]
+                there = [found for found in sorted(group) if _is_it(found, stored)]
                 if there:
                     best = min(there, key=lambda f: _CERTAINTY.get(stored[f].state, 1))
                     if not states or stored[best].state in states:
@@ -293,6 +309,14 @@ class Retrieval:
 
 def _marked(at: int, entries: Iterator[Entry]) -> Iterator[_Found]:
     return (_Found(entry.place, at, entry) for entry in entries)
+
+
+def _pieces(groups: Iterator[_Group], first: int) -> Iterator[list[_Group]]:
+    """Some records at a time: not more at first than are asked for."""
+    size = min(first, _PIECE)
+    while piece := list(itertools.islice(groups, size)):
+        yield piece
+        size = _PIECE
 
 
 def _place(found: _Found) -> Place:

@@ -3,7 +3,7 @@
 A million payloads are read before the first answer. To take an attribute out of protobuf's
 ``LogRecord`` costs about a microsecond, wanted or not; so attributes are read as bytes,
 by a message of our own with the same field numbers, and only those that are wanted are
-looked into. Both ways say the same (tested).
+looked into. Both ways say the same of what an encoder writes (tested).
 """
 
 from __future__ import annotations
