@@ -80,6 +80,7 @@ class _Parcel:
     failures: int = 0
     suspect: int = 0
     deliveries_seen: int | None = None
+    lets_others_pass: bool = False
 
     @property
     def batch(self) -> Batch:
@@ -136,12 +137,10 @@ class Redelivery:
             SpoolError: A spool file cannot be read.
         """
         self._last_taken_s = self._monotonic_s()
-        parcels = self._parcels(events)
+        fresh, again = self._parcels(events), deque[_Parcel]()
         with unobserved():
-            for parcel in parcels:
-                self._send_all(deque([parcel]))
-                if self.result.why:
-                    break
+            while not self.result.why and (parcel := _next(fresh, again)) is not None:
+                self._try(parcel, again)
         return self.result
 
     # -- gathering ----------------------------------------------------------------
@@ -173,22 +172,20 @@ class Redelivery:
 
     # -- sending --------------------------------------------------------------------
 
-    def _send_all(self, parcels: deque[_Parcel]) -> None:
-        """Send a parcel, and what it is cut into, until each is settled or nothing helps."""
-        while parcels and not self.result.why:
-            parcel = parcels.popleft()
-            outcome = self._send(
-                build_request([(e.stored.envelope, e.stored.payload) for e in parcel.events]),
-                {STREAM_HEADER: parcel.events[0].place.stream_id},
-            )
-            seen = parcel.deliveries_seen
-            decision = decide(
-                parcel.batch, outcome,
-                others_delivered=seen is not None and self._deliveries > seen,
-            )
-            if decision.action is Action.PROBE:
-                decision, outcome = self._probed(decision, outcome)
-            self._act(parcel, outcome, decision, parcels)
+    def _try(self, parcel: _Parcel, again: deque[_Parcel]) -> None:
+        """Send a parcel once; what is to be sent again of it is put back."""
+        outcome = self._send(
+            build_request([(e.stored.envelope, e.stored.payload) for e in parcel.events]),
+            {STREAM_HEADER: parcel.events[0].place.stream_id},
+        )
+        seen = parcel.deliveries_seen
+        decision = decide(
+            parcel.batch, outcome,
+            others_delivered=seen is not None and self._deliveries > seen,
+        )
+        if decision.action is Action.PROBE:
+            decision, outcome = self._probed(decision, outcome)
+        self._act(parcel, outcome, decision, again)
 
     def _send(self, request: bytes, headers: dict[str, str]) -> Outcome:
         outcome = self._sender.send(request, headers=headers)
@@ -203,18 +200,18 @@ class Redelivery:
         return replace(decision, action=Action.HOLD), outcome
 
     def _act(
-        self, parcel: _Parcel, outcome: Outcome, decision: Decision, parcels: deque[_Parcel]
+        self, parcel: _Parcel, outcome: Outcome, decision: Decision, again: deque[_Parcel]
     ) -> None:
         if decision.action is Action.DELIVER:
             self._delivered(len(parcel.events), outcome)
         elif decision.action is Action.QUARANTINE:
             self.result.refused += len(parcel.events)
         elif decision.action is Action.HALVE:
-            parcels.extendleft(reversed(self._halves(parcel, outcome)))
+            again.extendleft(reversed(self._halves(parcel, outcome)))
         elif decision.action is Action.HOLD:
             self.result.why = f"{outcome.code}: {outcome.message}. {outcome.hint}".strip()
         else:
-            self._wait(parcel, outcome, decision, parcels)
+            self._wait(parcel, outcome, decision, again)
 
     def _delivered(self, records: int, outcome: Outcome) -> None:
         rejected = min(outcome.rejected, records)
@@ -232,9 +229,9 @@ class Redelivery:
         ]
 
     def _wait(
-        self, parcel: _Parcel, outcome: Outcome, decision: Decision, parcels: deque[_Parcel]
+        self, parcel: _Parcel, outcome: Outcome, decision: Decision, again: deque[_Parcel]
     ) -> None:
-        """Let some time pass; the parcel is tried again, after its siblings if they do well."""
+        """Let some time pass; the parcel is tried again."""
         failures = parcel.failures + 1
         wait_s = self._backoff.next_delay_s(failures, at_least_s=outcome.retry_after_s)
         left_s = self._last_taken_s + self._patience_s - self._monotonic_s()
@@ -244,13 +241,23 @@ class Redelivery:
                 else f"; nothing was taken for {self._patience_s:g} s"
             )
             return
-        again = replace(
-            parcel, failures=failures, suspect=decision.suspect, deliveries_seen=self._deliveries
+        is_at_fault = outcome.verdict is Verdict.HALVE or not decision.pause
+        later = replace(
+            parcel, failures=failures, suspect=decision.suspect, deliveries_seen=self._deliveries,
+            lets_others_pass=is_at_fault,
         )
-        if decision.pause:
-            parcels.appendleft(again)
+        if is_at_fault:
+            again.append(later)
         else:
-            parcels.append(again)
+            again.appendleft(later)
+
+
+def _next(fresh: Iterator[_Parcel], again: deque[_Parcel]) -> _Parcel | None:
+    """The parcel whose turn it is: one that may be at fault itself lets all others pass."""
+    if again and not again[0].lets_others_pass:
+        return again.popleft()
+    found = next(fresh, None)
+    return again.popleft() if found is None and again else found
 
 
 def _size(event: RetainedEvent) -> int:
