@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from common import (
-    NOWHERE,
     PATIENCE_S,
     Row,
     Scale,
+    Sink,
+    cost,
     durable,
     each_us,
     fresh_records,
@@ -34,10 +34,10 @@ from common import (
     us,
 )
 
-from otel_memoir.delivery.encoding import StampTemplate, join_envelope
 from otel_memoir.delivery import wire
+from otel_memoir.delivery.encoding import StampTemplate, join_envelope
 from otel_memoir.events import names
-from otel_memoir.memory_log.query import Retrieval
+from otel_memoir.memory_log.query import Page, Retrieval
 from otel_memoir.spool import Draft, State, ledger
 from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import prepare_directory, take_slot
@@ -45,8 +45,12 @@ from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.model import Batch, Entry, Life, Stream
 from otel_memoir.stamping import new_uid
 
+RECORDS = {"quick": 50_000, "normal": 1_000_000, "full": 1_000_000}
+ASKED = 40
+ASKING_S = 2.0
+PAUSE_S = 0.05
+KEPT: dict[str, Any] = {"retain_s": 1e9, "retain_bytes_max": 2**40}
 BATCH = 500
-ROUNDS = 60
 BEGIN_NS = 1_760_000_000 * 10**9
 STEP_NS = 50_000_000
 ENVELOPE = join_envelope(b"\x0a\x00", b"\x0a\x00")
@@ -128,3 +132,189 @@ def _event(sequence: int, chance: random.Random) -> bytes:
         b"\x4a\x10", trace.to_bytes(16, "big"), b"\x52\x08", sequence.to_bytes(8, "big"),
         wire.text_field(b"\x62", kind),
     ))
+
+
+# -- what is asked ---------------------------------------------------------------
+
+
+def questions(count: int, stream: str, chance: random.Random) -> dict[str, dict[str, Any]]:
+    """A typical question of each kind, of a spool with so many events."""
+    one, at = f"profile/user-{chance.randrange(50_000)}", chance.randrange(count)
+    trace = 1 + (at // 5) * 0x9E3779B97F4A7C15 % 2**127
+    return {
+        "the newest 20": {"newest_first": True, "limit": 20},
+        "one memory record": {"record": one},
+        "one conversation": {"conversation": f"conversation-{at // 50}"},
+        "one trace": {"trace": f"{trace:032x}"},
+        "a rare event, newest 20": {
+            "event": names.EVENT_WRITE_CONFLICT, "newest_first": True, "limit": 20},
+        "a common event and an agent, 20": {
+            "event": names.EVENT_RECORD_UPDATED, "agent": "agent-3", "limit": 20},
+        "a store since a time, 20": {
+            "store": "store-7", "since": BEGIN_NS + at * STEP_NS, "limit": 20},
+        "50 numbers of a stream": {
+            "stream": stream, "first_sequence": at + 1, "last_sequence": at + 50},
+        "what waits": {"state": "pending", "limit": 20},
+    }
+
+
+def query(scale: Scale) -> list[Row]:
+    """Indexing, answers, and emit beside somebody who asks."""
+    count = RECORDS[scale.name]
+    with scratch() as place, Sink() as sink:
+        directory = place / "spool"
+        fill(directory, count)
+        rows = [_indexing(directory, count), *_answers(directory, count)]
+        for durability in ("power", "batch"):
+            rows += _beside(directory, count, durability, sink, scale)
+    return rows
+
+
+def _indexing(directory: Path, count: int) -> Row:
+    with Retrieval(directory) as retrieval:
+        taken = cost(retrieval.refresh)
+    size = sum(file.stat().st_size for file in directory.glob("memoir-index.db*"))
+    return row(
+        f"reading {count:,} records into the index: records/s of CPU time",
+        f"{count / taken.cpu_s:,.0f}/s of CPU, {count / taken.wall_s:,.0f}/s of wall time",
+        f"index {size / count:.0f} bytes a record", [count / taken.cpu_s], ">= 50000",
+    )
+
+
+def _answers(directory: Path, count: int) -> list[Row]:
+    times: dict[str, list[float]] = {}
+    found: dict[str, int] = {}
+    chance = random.Random(2)
+    with Retrieval(directory) as retrieval:
+        stream = retrieval.page(limit=1).events[0].place.stream_id
+        retrieval.history("profile/user-1")
+        for _ in range(ASKED):
+            for name, asked in questions(count, stream, chance).items():
+                pages: list[Page] = []
+                taken = each_us(lambda q, to=pages: to.append(retrieval.page(**q)), [asked])
+                times.setdefault(name, []).extend(taken)
+                found[name] = len(pages[0])
+            record = f"profile/user-{chance.randrange(50_000)}"
+            times.setdefault("a history", []).extend(each_us(retrieval.history, [record]))
+    return [
+        row(f"query of {count:,} records: {name}, ms", f"p50 {p(each, 50) / 1000:.1f} ms, p99 "
+            f"{p(each, 99) / 1000:.1f} ms", f"{found.get(name, 0):,} found by the last",
+            [p(each, 50) / 1000], "<= 10")
+        for name, each in times.items()
+    ]
+
+
+# -- beside an emitter -------------------------------------------------------------
+
+
+def _beside(
+    directory: Path, count: int, durability: str, sink: Sink, scale: Scale
+) -> list[Row]:
+    """Emit alone, and while a process or a thread asks; rounds interleaved."""
+    taken: dict[str, list[float]] = {"alone": [], "process": [], "thread": []}
+    ratios: dict[str, list[float]] = {"process": [], "thread": []}
+    with durable(directory, sink.endpoint, durability=durability, **KEPT) as processor, _Asker(
+        directory, count
+    ) as asker:
+        each_us(processor.on_emit, fresh_records(scale.emits))
+        for _ in range(scale.rounds):
+            here = {
+                "alone": each_us(processor.on_emit, fresh_records(scale.emits)),
+                "process": asker.beside(lambda: _emit(processor, scale.emits)),
+                "thread": _beside_a_thread(directory, count, processor, scale.emits),
+            }
+            for name, times in here.items():
+                taken[name] += times
+                if name != "alone":
+                    ratios[name].append(p(times, 50) / p(here["alone"], 50))
+    how = {"process": "a process asks without a pause", "thread": "a thread asks 20 times a second"}
+    return [
+        row(f"`{durability}` emit p50, while {how[name]}", us(taken[name]),
+            f"{us(taken['alone'])} alone", ratios[name], "") for name in ratios
+    ]
+
+
+def _emit(processor: Any, count: int) -> list[float]:
+    return each_us(processor.on_emit, fresh_records(count))
+
+
+def _beside_a_thread(
+    directory: Path, count: int, processor: Any, emits: int
+) -> list[float]:
+    stop, ready = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        with Retrieval(directory) as retrieval:
+            for asked in _endlessly(retrieval, count):
+                retrieval.page(**asked)
+                ready.set()
+                if stop.wait(PAUSE_S):
+                    return
+
+    thread = threading.Thread(target=ask, name="bench-asker")
+    thread.start()
+    ready.wait(PATIENCE_S)
+    times = _emit(processor, emits)
+    stop.set()
+    thread.join(PATIENCE_S)
+    return times
+
+
+def _endlessly(retrieval: Retrieval, count: int) -> Iterator[Mapping[str, Any]]:
+    chance, stream = random.Random(3), retrieval.page(limit=1).events[0].place.stream_id
+    while True:
+        yield from questions(count, stream, chance).values()
+
+
+class _Asker:
+    """A process that asks when told to, for as long as told."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(directory), str(count)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> _Asker:
+        self._answer()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(PATIENCE_S)
+        self._process.stdout.close()
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+    def beside(self, work: Callable[[], list[float]]) -> list[float]:
+        """Do something again and again while the process asks."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{ASKING_S}\n")
+        self._process.stdin.flush()
+        ends_s, times = time.monotonic() + ASKING_S, []
+        while time.monotonic() < ends_s:
+            times += work()
+        assert self._answer() > 0
+        return times
+
+
+def _asker(directory: str, count: int) -> None:
+    with Retrieval(directory) as retrieval:
+        asked = _endlessly(retrieval, count)
+        retrieval.page(**next(asked))
+        print(1, flush=True)
+        for line in sys.stdin:
+            ends_s, done = time.monotonic() + float(line), 0
+            while time.monotonic() < ends_s:
+                retrieval.page(**next(asked))
+                done += 1
+            print(done, flush=True)
+
+
+BENCHES = {"query": query}
+
+if __name__ == "__main__":
+    _asker(sys.argv[1], int(sys.argv[2]))

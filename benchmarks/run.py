@@ -1,4 +1,4 @@
-"""Run the benchmarks of delivery, of the clock and of locks, and write ``RESULTS.md``.
+"""Run the benchmarks of delivery, the clock, locks and queries, and write ``RESULTS.md``.
 
     python benchmarks/run.py [--quick | --full] [--only NAME]
 
@@ -22,11 +22,13 @@ import bench_clock
 import bench_delivery
 import bench_emit
 import bench_locks
+import bench_query
 from common import FULL, HERE, NORMAL, QUICK, Row, Scale, bare_commit_us, p
 
 RESULTS = HERE / "RESULTS.md"
 BENCHES = {
     **bench_delivery.BENCHES, **bench_emit.BENCHES, **bench_clock.BENCHES, **bench_locks.BENCHES,
+    **bench_query.BENCHES,
 }  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def report(
         "Written by `python benchmarks/run.py`. Ratios are ours to theirs within one run:",
         "rounds are interleaved, each round gives a ratio, and the median counts (in brackets",
         "the least and the greatest). What is measured is told in `bench_delivery.py`,",
-        "`bench_emit.py`, `bench_clock.py` and `bench_locks.py`.", "",
+        "`bench_emit.py`, `bench_clock.py`, `bench_locks.py` and `bench_query.py`.", "",
         f"- {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, scale `{scale.name}`",
         f"- {_machine()}",
         f"- CPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
