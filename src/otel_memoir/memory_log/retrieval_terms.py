@@ -55,6 +55,7 @@ def _head(key: str) -> bytes:
 _ONE_BY_HEAD = {_head(key): place for key, place in _ONE.items()}
 _ALSO_BY_HEAD = {_head(key): key for key in _ALSO}
 _KEY_TAG = 0x0A
+_KEPT_MAX = 8192
 
 
 def _lean_record() -> Any:
@@ -89,18 +90,48 @@ def describe(payload: bytes) -> Described:
         record = _LeanRecord.FromString(payload)
         words = [record.event_name, "", "", "", "", record.trace_id.hex(), ""]
         others: dict[str, bytes] = {}
-        one, also = _ONE_BY_HEAD.get, _ALSO_BY_HEAD.get
         for entry in record.attributes:
-            head = entry[: entry[1] + 2]
-            if (place := one(head)) is not None:
-                words[place] = _text(entry, len(head))
-            elif (key := also(head)) is not None:
-                others[key] = entry
-            elif entry[0] != _KEY_TAG:
-                return describe_slowly(payload)
+            read = _attributes[entry]
+            if read is not None:
+                place, text = read
+                if place is None:
+                    others[text] = entry
+                else:
+                    words[place] = text
         return Described(words[_UID], tuple(words[:-1]), _also(others) if others else ())
-    except (DecodeError, IndexError, UnicodeDecodeError):
+    except (DecodeError, IndexError, UnicodeDecodeError, _UnusualError):
         return describe_slowly(payload)
+
+
+class _UnusualError(Exception):
+    """An attribute that is not as an encoder writes it."""
+
+
+_Read = tuple[int | None, str] | None
+"""The place of a word and the word; no place and the key, where there are several; or nothing."""
+
+
+class _Attributes(dict[bytes, _Read]):
+    """What each encoded attribute says. Most are the same in many records, and are kept."""
+
+    def __missing__(self, entry: bytes) -> _Read:
+        head = entry[: entry[1] + 2]
+        place = _ONE_BY_HEAD.get(head)
+        read: _Read = None
+        if place is not None:
+            read = place, _text(entry, len(head))
+        elif head in _ALSO_BY_HEAD:
+            read = None, _ALSO_BY_HEAD[head]
+        elif entry[0] != _KEY_TAG:
+            raise _UnusualError
+        if place != _UID:
+            if len(self) >= _KEPT_MAX:
+                self.clear()
+            self[entry] = read
+        return read
+
+
+_attributes = _Attributes()
 
 
 def _text(entry: bytes, begin: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any, NamedTuple
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
@@ -17,11 +18,18 @@ from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import Slot
 from otel_memoir.spool.index_face import Face, face_of, is_what_was_read, seal_of
 from otel_memoir.spool.index_file import looking
-from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT, create_indexes, drop_indexes
+from otel_memoir.spool.index_tables import (
+    ROWS_MAX,
+    SLOT_SHIFT,
+    create_index_of_terms,
+    create_indexes,
+    drop_indexes,
+)
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.quarantine import said_in_words
 
 _PAGE_ROWS = 2000
+_PAGES_A_COMMIT = 16
 _TERMS_CACHED = 200_000
 _FORGOTTEN_AT_ONCE = 10_000
 _MANY_ROWS = 20_000
@@ -75,6 +83,24 @@ class _Source(NamedTuple):
     seal: str
 
 
+class _Words(dict[str, int | None]):
+    """The numbers of one key's words, as far as they are kept in mind; none for no word."""
+
+    def __init__(self, kind: int, filler: Filler) -> None:
+        self.kind = kind
+        self._filler = filler
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget them."""
+        self.clear()
+        self[""] = None
+
+    def __missing__(self, text: str) -> int:
+        found = self[text] = self._filler.learn(self, text)
+        return found
+
+
 # -- filling -------------------------------------------------------------------
 
 
@@ -95,17 +121,21 @@ class Filler:
         self._connection = connection
         self._describer = describer
         self._progress = progress
-        # A word that a rolled back transaction has made up would stay here: after an error
-        # nobody goes on with a filler.
-        self._terms: list[dict[str, int | None]] = [{"": None} for _ in describer.keys]
-        self._last_term = int(
-            connection.execute("SELECT coalesce(max(number), 0) FROM term").fetchone()[0]
-        )
-        self._knows_all = not self._last_term
-        self._new_terms: list[tuple[int, int, str]] = []
+        self._begin_terms()
         marks = ", ".join("?" * (6 + len(describer.keys)))
         self._insert = f"INSERT OR REPLACE INTO entry VALUES ({marks})"
         self._read = self._to_read = 0
+
+    def _begin_terms(self) -> None:
+        """Know no words yet; also after a transaction that made some up was rolled back."""
+        self._words = [_Words(kind, self) for kind in range(len(self._describer.keys))]
+        self._new_terms: list[tuple[int, int, str]] = []
+        self._last_term = int(
+            self._connection.execute("SELECT coalesce(max(number), 0) FROM term").fetchone()[0]
+        )
+        self._knows_all = not self._last_term
+        if self._last_term:
+            create_index_of_terms(self._connection)
 
     def fill(self, slots: Sequence[Slot], *, others: Iterable[str] = ()) -> dict[str, str]:
         """Read what is new in these files, and forget the files that are gone.
@@ -140,6 +170,7 @@ class Filler:
                 self._take_in(slot, face)
             except SpoolError as error:
                 wrong[slot.name] = str(error)
+                self._begin_terms()
         create_indexes(self._connection, self._describer.keys)
         return wrong
 
@@ -186,18 +217,16 @@ class Filler:
             self._forget(source.number, (face.first_id or ROWS_MAX) - 1)
         last_id = source.last_id
         while last_id < face.last_id:
-            rows = self._page(slot, face, last_id)
-            if not rows:
-                return
-            last_id = rows[-1][0]
-            with looking, transaction(self._connection):
-                self._store(source.number, rows)
-                self._connection.execute(
-                    "UPDATE source SET last_id = ?, seal = ? WHERE number = ?",
-                    (last_id, seal_of(rows[-1][3], rows[-1][7]), source.number),
-                )
-            self._read += len(rows)
-            self._progress(self._read, self._to_read)
+            with transaction(self._connection):
+                for _ in range(_PAGES_A_COMMIT):
+                    rows = self._page(slot, face, last_id)
+                    if not rows:
+                        return
+                    last_id = rows[-1][0]
+                    self._store(source.number, rows)
+                    self._progress(self._read, self._to_read)
+                    if last_id >= face.last_id:
+                        break
 
     def _page(self, slot: Slot, face: Face, after_id: int) -> list[tuple[Any, ...]]:
         with looking, said_in_words(slot.database), looking_at(slot.database) as spool:
@@ -213,21 +242,26 @@ class Filler:
     def _store(self, number: int, rows: Sequence[Sequence[Any]]) -> None:
         entries, also = [], []
         lives: dict[tuple[str, int], int] = {}
-        base, kinds = number << SLOT_SHIFT, tuple(enumerate(self._terms))
+        base, words = number << SLOT_SHIFT, self._words
         for id_, stream_id, epoch, sequence, unix_ns, severity, packed, crc, payload in rows:
             if (stream_id, epoch) not in lives:
                 lives[stream_id, epoch] = self._life(stream_id, epoch)
             uid, terms, others = self._described(sequence, packed, crc, payload)
             entries.append((
                 base + id_, lives[stream_id, epoch], sequence, unix_ns, severity, uid or None,
-                *[known[text] if text in known else self._term(kind, text)
-                  for (kind, known), text in zip(kinds, terms)],
+                *map(getitem, words, terms),
             ))
-            also += [(self._term(kind, text), unix_ns, base + id_) for kind, text in others]
-        self._store_terms()
-        self._connection.executemany(self._insert, entries)
-        if also:
-            self._connection.executemany("INSERT OR IGNORE INTO also VALUES (?, ?, ?)", also)
+            if others:
+                also += [(words[kind][text], unix_ns, base + id_) for kind, text in others]
+        with looking:
+            self._store_terms()
+            self._connection.executemany(self._insert, entries)
+            self._connection.executemany("INSERT INTO also VALUES (?, ?, ?)", also)
+            self._connection.execute(
+                "UPDATE source SET last_id = ?, seal = ? WHERE number = ?",
+                (rows[-1][0], seal_of(rows[-1][3], rows[-1][7]), number),
+            )
+        self._read += len(rows)
 
     def _described(self, sequence: int, packed: int, crc: int, payload: bytes) -> Described:
         try:
@@ -243,17 +277,18 @@ class Filler:
             "SELECT number FROM life WHERE stream_id = ? AND epoch = ?", (stream_id, epoch)
         ).fetchone()[0])
 
-    def _term(self, kind: int, text: str) -> int | None:
-        """The number of a word; ``None`` for none. New words are stored with the page."""
-        known = self._terms[kind]
-        if text not in known:
-            if len(known) >= _TERMS_CACHED:
-                self._store_terms()
-                self._knows_all = False
-                known.clear()
-                known[""] = None
-            known[text] = self._stored_term(kind, text) or self._new_term(kind, text)
-        return known[text]
+    def learn(self, words: _Words, text: str) -> int:
+        """The number of a word that is not kept in mind. New ones are stored with the page."""
+        if len(words) >= _TERMS_CACHED:
+            self._store_terms()
+            create_index_of_terms(self._connection)
+            self._knows_all = False
+            words.begin()
+        found = self._stored_term(words.kind, text)
+        if found is None:
+            found = self._last_term = self._last_term + 1
+            self._new_terms.append((found, words.kind, text))
+        return found
 
     def _stored_term(self, kind: int, text: str) -> int | None:
         if self._knows_all:
@@ -262,11 +297,6 @@ class Filler:
             "SELECT number FROM term WHERE kind = ? AND text = ?", (kind, text)
         ).fetchone()
         return int(found[0]) if found else None
-
-    def _new_term(self, kind: int, text: str) -> int:
-        self._last_term += 1
-        self._new_terms.append((self._last_term, kind, text))
-        return self._last_term
 
     def _store_terms(self) -> None:
         self._connection.executemany("INSERT INTO term VALUES (?, ?, ?)", self._new_terms)
