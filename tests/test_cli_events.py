@@ -1,4 +1,4 @@
-"""``otel-memoir events`` with filters and ``--follow``, and ``history``: for people and programs."""
+"""``otel-memoir events`` with filters and ``--follow``, and ``history``."""
 
 from __future__ import annotations
 
