@@ -175,6 +175,22 @@ def test_a_damaged_record_is_told_and_left_out(tmp_path: Path) -> None:
     assert len((tmp_path / "out").read_text().splitlines()) == 2
 
 
+def test_a_spool_file_that_cannot_be_read_fails_the_command_and_not_the_others(
+    tmp_path: Path
+) -> None:
+    """What can be had is written, or sent again."""
+    directory = tmp_path / "spool"
+    with writer(directory, 2) as it, ScriptedCollector() as again:
+        it.append(MemoryEvent("memoir.record.updated", record_id="r"), NOON_NS)
+        (directory / "memoir-0001.db").write_bytes(b"no database, but longer than one" * 9)
+        result = run(directory, "--output", tmp_path / "out")
+        assert result.exit_code == 1 and "memoir-0001" in result.stderr
+        assert len((tmp_path / "out").read_text().splitlines()) == 1
+        result = run(directory, "--redeliver", "--since", "2025-01-01", endpoint=again.endpoint)
+        assert result.exit_code == 1 and "memoir-0001" in result.stdout
+        assert len(again.taken) == 1
+
+
 @pytest.mark.parametrize("form", ["jsonl", "sqlite"])
 def test_a_file_that_cannot_be_written_whole_leaves_what_was_there(
     spool: Path, tmp_path: Path, form: str

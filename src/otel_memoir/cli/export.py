@@ -81,13 +81,16 @@ def export_command(
 def _write(
     retrieval: Retrieval, asked: FilterArguments, form: str, output: Path, *, content: bool
 ) -> Exported:
-    events = retrieval.every(**asked)
+    problems: list[str] = []
+    events = retrieval.every(problems=problems, **asked)
     if str(output) != "-":
-        return export_to_file(events, output, form=form, content=content)
-    if form == SQLITE:
+        done = export_to_file(events, output, form=form, content=content)
+    elif form == SQLITE:
         raise click.UsageError("--format sqlite needs a file: give --output")
-    with click.open_file("-", "w", encoding="utf-8") as stdout:
-        return export_to_stream(events, stdout, form=form, content=content)
+    else:
+        with click.open_file("-", "w", encoding="utf-8") as stdout:
+            done = export_to_stream(events, stdout, form=form, content=content)
+    return dataclasses.replace(done, damaged=(*problems, *done.damaged))
 
 
 def _say_exported(done: Exported, output: Path, as_json: bool) -> None:
@@ -109,12 +112,14 @@ def _redeliver(
     settings = Settings.load(**{name: value for name, value in given.items() if value})
     sender = make_sender(resolve_destination(settings, os.environ))
     redelivery = Redelivery(sender, settings, patience_s=timeout)
+    result = redelivery.result
     try:
-        return redelivery.run(retrieval.every(**asked))
+        redelivery.run(retrieval.every(problems=result.damaged, **asked))
     except KeyboardInterrupt:
-        return dataclasses.replace(redelivery.result, why="interrupted")
+        result.why = "interrupted"
     finally:
         sender.close()
+    return result
 
 
 def _say_redelivered(sent: Redelivered, as_json: bool) -> None:

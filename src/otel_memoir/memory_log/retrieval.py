@@ -134,18 +134,29 @@ class Retrieval:
         )
 
     def every(
-        self, *, newest_first: bool = False, **filters: Unpack[FilterArguments]
+        self, *, newest_first: bool = False, problems: list[str] | None = None,
+        **filters: Unpack[FilterArguments],
     ) -> Iterator[RetainedEvent]:
         """All events that match, as they are asked for; read in pieces, not at once.
+
+        Args:
+            newest_first: As of ``page``.
+
+            problems: Takes what is wrong with files that cannot be read, of which nothing
+                is told then; without it, that is an error.
+
+            **filters: See ``FilterArguments``.
 
         Raises:
             SpoolError: As ``page``, or a file cannot be read.
         """
         asked = filters_of(filters)
-        problems = self.refresh()
-        if problems:
+        wrong = self.refresh()
+        if problems is not None:
+            problems += wrong
+        elif wrong:
             raise SpoolError(
-                "read", target=f"{len(problems)} spool file(s)", cause="; ".join(problems),
+                "read", target=f"{len(wrong)} spool file(s)", cause="; ".join(wrong),
                 hint="See `otel-memoir verify`.",
             )
         yield from self._matching(asked, None, newest_first)
@@ -209,10 +220,11 @@ class Retrieval:
         if marks is None:
             return [], now
         spans = [
-            [(slot, _begin(marks.get((at, slot)), end), end[1]) for slot, end in files.items()]
+            [(slot, first, end[1]) for slot, end in files.items()
+             if (first := _begin(marks.get((at, slot)), end)) <= end[1]]
             for at, files in enumerate(reach)
         ]
-        if all(first > last for some in spans for _, first, last in some):
+        if not any(spans):
             return [], now
         return list(self._matching(asked, None, newest_first=False, within=spans)), now
 

@@ -210,6 +210,8 @@ class RecordIndex:
         hint = "The index is derived from the spool files: it may be deleted, and is made again."
         if is_disk_full(error):
             hint = "Make room on the disk."
+        if isinstance(error, PermissionError):
+            hint = "Ask as the user whose directory it is."
         kind = SpoolCorruptError if is_corrupt(error) else SpoolError
         return kind(operation, target=self._file.path, cause=error, hint=hint)
 
