@@ -20,8 +20,9 @@ from otel_memoir.errors import SpoolError
 from otel_memoir.events import MemoryEvent, Opaque, to_log_record
 from otel_memoir.memory_log.query import Retrieval, events, history
 from otel_memoir.memory_log.retrieval_follow import follow
-from otel_memoir.spool import State
+from otel_memoir.spool import State, index_fill
 from otel_memoir.spool.directory import Slot, slots, try_lock
+from otel_memoir.spool.index import Question
 from otel_memoir.spool.index_file import LOCK_NAME, NAME, IndexFile
 from otel_memoir.spool.recovery import open_held
 from otel_memoir.testing import Answer, RecordedRequest, ScriptedCollector
@@ -124,6 +125,26 @@ def test_pruned_records_are_not_told_and_leave_the_index(tmp_path: Path) -> None
         assert connection.execute("SELECT count(*) FROM entry").fetchone() == (11,)
 
 
+def test_words_of_records_that_are_long_gone_do_not_pile_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is made anew once most of its words are theirs."""
+    monkeypatch.setattr(index_fill, "_TERMS_SPARE", 20)
+    with writer(tmp_path) as it:
+        for number in range(60):
+            it.append(MemoryEvent("memoir.record.updated", record_id=f"r{number}"),
+                      NOON_NS + number)
+            it.settle(State.DELIVERED)
+        assert len(told(tmp_path)) == 60
+        for _ in range(58):
+            it.prune()
+        it.append(UPDATED, NOON_NS + 99)
+        assert told(tmp_path)[-1] == ("r1", "pending")
+        assert len(told(tmp_path, record=("r58", "r59", "r1"))) == 3
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as connection:
+        assert connection.execute("SELECT count(*) FROM term").fetchone()[0] < 10
+
+
 def test_a_damaged_record_is_told_as_one_that_cannot_be_read(tmp_path: Path) -> None:
     """Damaged before it was read into the index, or after."""
     for is_known in (False, True):
@@ -139,6 +160,29 @@ def test_a_damaged_record_is_told_as_one_that_cannot_be_read(tmp_path: Path) -> 
         assert found[0].event is None and found[0].place.sequence == 1
         with pytest.raises(SpoolError, match="checksum"):
             assert found[0].read
+
+
+def test_a_state_is_found_in_many_places_as_in_few(tmp_path: Path) -> None:
+    """Where it cannot be said in few words which rows are in it, all are looked at."""
+    with writer(tmp_path) as it:
+        for number in range(240):
+            it.append(UPDATED, NOON_NS + number)
+            it.settle(State.QUARANTINED if number % 2 else State.DELIVERED)
+        assert len(told(tmp_path, state="quarantined")) == 120
+        assert shown(events(tmp_path, state="quarantined", limit=1000)) == scanned(
+            [tmp_path], state=["quarantined"])
+
+
+def test_rows_in_more_places_than_sqlite_takes_alternatives_are_found(tmp_path: Path) -> None:
+    """As many files can have something new at once."""
+    with writer(tmp_path) as it:
+        for number in range(3):
+            it.append(UPDATED, NOON_NS + number)
+        spans = [("memoir-0001", row, row + 20) for row in range(1, 3000, 2)]
+        with Retrieval(tmp_path) as reader:
+            reader.refresh()
+            found = list(reader._indexes[0].find(Question(spans=spans)))
+        assert [entry.row for entry in found] == [1, 2, 3]
 
 
 # -- what became of files -----------------------------------------------------------
@@ -321,13 +365,16 @@ def filled(directory: Path, count: int = 300) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+@pytest.mark.parametrize("through", ["events", "history"])
 @pytest.mark.parametrize("harm", HARM)
 def test_an_index_may_be_lost_or_damaged_and_is_made_again(
-    tmp_path: Path, harm: Callable[[Path], None]
+    tmp_path: Path, harm: Callable[[Path], None], through: str
 ) -> None:
     """Whatever became of it, the answer is that of the spool files."""
     filled(tmp_path)
     harm(tmp_path / NAME)
+    if through == "history":
+        assert len(history(tmp_path, "r1")) == 300
     page = events(tmp_path, record="r1", limit=1000)
     assert len(page) == 300
     assert shown(page) == scanned([tmp_path], record=["r1"])

@@ -159,7 +159,7 @@ class Retrieval:
                 "read", target=f"{len(wrong)} spool file(s)", cause="; ".join(wrong),
                 hint="See `otel-memoir verify`.",
             )
-        yield from self._matching(asked, None, newest_first)
+        yield from self._from_the_beginning(asked, newest_first)
 
     def history(
         self, memory_record: str, *, store: str | Iterable[str] | None = None
@@ -230,24 +230,32 @@ class Retrieval:
 
     # -- finding ----------------------------------------------------------------
 
+    def _from_the_beginning(self, asked: Filters, newest_first: bool) -> Iterator[RetainedEvent]:
+        """All that match. A damaged index is made anew, unless some were told already."""
+        found = self._matching(asked, None, newest_first)
+        try:
+            first = next(found, None)
+        except SpoolCorruptError:
+            self.refresh()
+            found = self._matching(asked, None, newest_first)
+            first = next(found, None)
+        if first is not None:
+            yield first
+            yield from found
+
     def _first(
         self, asked: Filters, begin: Place | None, newest_first: bool, count: int
     ) -> list[RetainedEvent]:
-        for is_last in (False, True):
-            try:
-                matching = self._matching(asked, begin, newest_first, first_piece=count)
-                with contextlib.closing(matching) as found:
-                    return list(itertools.islice(found, count))
-            except SpoolCorruptError:
-                if is_last:
-                    raise
-                self._start_over()
-        raise AssertionError("unreachable")
+        def first() -> list[RetainedEvent]:
+            matching = self._matching(asked, begin, newest_first, first_piece=count)
+            with contextlib.closing(matching) as found:
+                return list(itertools.islice(found, count))
 
-    def _start_over(self) -> None:
-        for index in self._indexes:
-            index.throw_away()
-        self.refresh()
+        try:
+            return first()
+        except SpoolCorruptError:
+            self.refresh()
+            return first()
 
     def _matching(
         self, asked: Filters, begin: Place | None, newest_first: bool,

@@ -23,7 +23,13 @@ from otel_memoir.spool.connection import is_corrupt, is_disk_full
 from otel_memoir.spool.directory import Slot, slots, was_inherited
 from otel_memoir.spool.index_face import face_of, is_what_was_read
 from otel_memoir.spool.index_file import IndexFile, looking
-from otel_memoir.spool.index_fill import Described, Describer, Filler, Progress
+from otel_memoir.spool.index_fill import (
+    Described,
+    Describer,
+    Filler,
+    OutgrownError,
+    Progress,
+)
 from otel_memoir.spool.index_find import Entry, Place, Question, Spans, answer
 from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT, prepare
 from otel_memoir.spool.inspect import looking_at
@@ -95,7 +101,7 @@ class RecordIndex:
         """The entries that a question asks for, as they are asked for, in order.
 
         Raises:
-            SpoolCorruptError: The index is damaged: ``throw_away`` helps.
+            SpoolCorruptError: The index was damaged; it is thrown away, so ``refresh`` helps.
 
             SpoolError: It cannot be read.
         """
@@ -103,6 +109,8 @@ class RecordIndex:
             with self._file.reading() as connection:
                 yield from answer(connection, self._describer.keys, question)
         except (sqlite3.Error, OSError) as error:
+            if is_corrupt(error):
+                self._file.throw_away(_TIMEOUT_S)
             raise self._problem("read index", error) from error
 
     def earliest_ns(self, spans: Spans) -> int:
@@ -138,14 +146,6 @@ class RecordIndex:
             raise self._problem("read index", error) from error
         return {name: (face.rpartition(" ")[0], last_id) for name, face, last_id in rows}
 
-    def throw_away(self) -> None:
-        """Delete the index; the next ``refresh`` makes it anew.
-
-        Raises:
-            SpoolError: Another process is at it.
-        """
-        self._file.throw_away(_TIMEOUT_S)
-
     def close(self) -> None:
         """Let go of what it holds; it can be used again. Idempotent."""
         with looking:
@@ -154,12 +154,12 @@ class RecordIndex:
     # -- bringing it up to date -------------------------------------------------
 
     def _usably(self, work: Callable[[], T]) -> T:
-        """Do something with the index; if it turns out to be damaged, make it anew first."""
+        """Do something with the index; if it is damaged or outgrown, make it anew first."""
         try:
             try:
                 return work()
-            except sqlite3.DatabaseError as error:
-                if not is_corrupt(error):
+            except (sqlite3.DatabaseError, OutgrownError) as error:
+                if not is_corrupt(error) and not isinstance(error, OutgrownError):
                     raise
                 self._file.throw_away(_TIMEOUT_S)
                 return work()

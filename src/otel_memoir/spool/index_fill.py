@@ -33,6 +33,7 @@ _PAGES_A_COMMIT = 16
 _TERMS_CACHED = 200_000
 _FORGOTTEN_AT_ONCE = 10_000
 _MANY_ROWS = 20_000
+_TERMS_SPARE, _TERMS_A_RECORD = 100_000, 4
 
 class Described(NamedTuple):
     """What an index keeps of a payload.
@@ -74,6 +75,10 @@ class Describer:
 
 Progress = Callable[[int, int], None]
 """Told how many rows were read, and of how many."""
+
+
+class OutgrownError(Exception):
+    """Most words of an index are of records that are long gone: it is better made anew."""
 
 
 class _Source(NamedTuple):
@@ -147,6 +152,9 @@ class Filler:
 
         Returns:
             What is wrong with each file that cannot be read, by slot name.
+
+        Raises:
+            OutgrownError: The index had better be made anew.
         """
         self._forget_all_but({*others, *(slot.name for slot in slots)})
         faces: dict[Slot, Face] = {}
@@ -163,6 +171,9 @@ class Filler:
             max(0, face.last_id - max(face.first_id - 1, self._source(slot.name).last_id))
             for slot, face in faces.items()
         )
+        held = sum(face.last_id - face.first_id + 1 for face in faces.values())
+        if self._last_term > _TERMS_SPARE + _TERMS_A_RECORD * held:
+            raise OutgrownError
         if self._to_read > max(_MANY_ROWS, self._entries()):
             drop_indexes(self._connection)
         for slot, face in faces.items():
