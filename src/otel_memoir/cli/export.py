@@ -13,7 +13,8 @@ from otel_memoir.cli.events import places
 from otel_memoir.cli.filters import Reading, filters, taken_from
 from otel_memoir.cli.places import as_json, spool_dir
 from otel_memoir.cli.show import print_json
-from otel_memoir.delivery.destination import make_sender, resolve_destination
+from otel_memoir.delivery.destination import resolve_destination
+from otel_memoir.delivery.senders import make_sender
 from otel_memoir.memory_log.export import (
     FORMATS,
     SQLITE,
