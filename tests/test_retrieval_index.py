@@ -1,8 +1,12 @@
-"""The index of retained records: it answers what reading everything would, whatever happened."""
+"""The index of retained records: it answers what reading everything would, whatever happened.
+
+``MEMOIR_RETRIEVAL_EXAMPLES=400`` makes it a long run.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +23,7 @@ from otel_memoir.memory_log.retrieval_terms import describe, describe_slowly
 from otel_memoir.spool import State, index_fill, index_find
 from retrieval_world import NOON_NS, Writer, scanned, shown
 
+EXAMPLES = int(os.environ.get("MEMOIR_RETRIEVAL_EXAMPLES", "40"))
 STORES, RECORDS, AGENTS = ("s1", "s2"), ("r1", "r2", "r3"), ("a1", "a2")
 STATES = [State.DELIVERED, State.REJECTED, State.QUARANTINED, State.EXPIRED, State.PENDING]
 
@@ -122,7 +127,8 @@ def world() -> Iterator[World]:
         yield made
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(3600 if EXAMPLES > 100 else 120)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(actions, max_size=40), st.lists(questions, min_size=1, max_size=4),
        st.integers(1, 7), st.booleans())
 def test_the_index_answers_what_reading_all_records_would(
