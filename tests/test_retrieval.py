@@ -381,6 +381,57 @@ def test_an_index_may_be_lost_or_damaged_and_is_made_again(
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("pages", range(1, 6))
+def test_reading_that_was_interrupted_is_gone_on_with(
+    tmp_path: Path, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any page; what was committed is not read again, and nothing is there twice."""
+    monkeypatch.setattr(index_fill, "_PAGE_ROWS", 10)
+    monkeypatch.setattr(index_fill, "_PAGES_A_COMMIT", 2)
+    seen: list[int] = []
+
+    def interrupt(done: int, of: int) -> None:
+        seen.append(of)
+        if len(seen) == pages:
+            raise KeyboardInterrupt
+
+    with writer(tmp_path) as it:
+        for number in range(60):
+            it.append(UPDATED, NOON_NS + number)
+    with pytest.raises(KeyboardInterrupt):
+        Retrieval(tmp_path, progress=interrupt).refresh()
+    assert shown(Retrieval(tmp_path, progress=interrupt).page(record="r1")) == scanned([tmp_path])
+    assert seen[-1] == 60 - (pages - 1) // 2 * 20
+
+
+@pytest.mark.parametrize("made", range(11))
+def test_an_index_whose_making_was_interrupted_at_the_end_is_finished(
+    tmp_path: Path, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any of its own indexes: where the last is missing, it is not used."""
+    plain, left = index_fill.create_indexes, [made]
+
+    class Stopping:
+        """A connection that stops before a statement."""
+
+        def __init__(self, real: sqlite3.Connection) -> None:
+            self._real = real
+
+        def execute(self, sql: str) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return self._real.execute(sql)
+
+    with writer(tmp_path) as it:
+        it.append(UPDATED, NOON_NS, uid="u")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index_fill, "create_indexes", lambda c, keys: plain(Stopping(c), keys))
+        events(tmp_path)
+    for asked in ({"record": "r1"}, {"uid": "u"}, {"event": UPDATED.name}, {"store": "s1"}):
+        assert len(events(tmp_path, **asked)) == 1  # type: ignore[arg-type]  # a table
+
+
 @pytest.mark.parametrize("harm", [tear, wreck])
 def test_without_making_it_again_a_damaged_index_would_not_answer(
     tmp_path: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch

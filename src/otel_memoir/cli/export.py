@@ -33,7 +33,10 @@ _PROTOCOLS = ("http/protobuf", "grpc")
 @click.argument(
     "directories", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True,
+    help="What is written.",
+)
 @click.option(
     "--output", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), default="-",
     help="The file; by default what is written goes to stdout.",
@@ -41,7 +44,7 @@ _PROTOCOLS = ("http/protobuf", "grpc")
 @click.option("--without-content", is_flag=True, help="Leave out the content of memories.")
 @click.option("--redeliver", is_flag=True, help="Send them again instead; needs --since.")
 @click.option("--endpoint", help="Where to, with --redeliver; by default as the environment says.")
-@click.option("--protocol", type=click.Choice(_PROTOCOLS), help="With --redeliver.")
+@click.option("--protocol", type=click.Choice(_PROTOCOLS), help="How, with --redeliver.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True,
     help="With --redeliver: give up once nothing was taken for so many seconds.",

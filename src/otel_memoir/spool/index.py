@@ -31,7 +31,7 @@ from otel_memoir.spool.index_fill import (
     Progress,
 )
 from otel_memoir.spool.index_find import Entry, Place, Question, Spans, answer
-from otel_memoir.spool.index_tables import ROWS_MAX, SLOT_SHIFT, prepare
+from otel_memoir.spool.index_tables import COMPLETE, ROWS_MAX, SLOT_SHIFT, prepare
 from otel_memoir.spool.inspect import looking_at
 from otel_memoir.spool.model import State
 from otel_memoir.spool.quarantine import said_in_words
@@ -184,7 +184,7 @@ class RecordIndex:
         try:
             with looking, self._file.reading() as connection:
                 if not connection.execute(
-                    "SELECT 1 FROM sqlite_master WHERE name = 'by_time'"
+                    "SELECT 1 FROM sqlite_master WHERE name = ?", (COMPLETE,)
                 ).fetchone():
                     return None
                 rows = connection.execute("SELECT name, face, last_id, seal FROM source")

@@ -7,7 +7,7 @@ so that no read keeps the writer's log from being taken over into the file.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ _TERMS_CACHED = 200_000
 _FORGOTTEN_AT_ONCE = 10_000
 _MANY_ROWS = 20_000
 _TERMS_SPARE, _TERMS_A_RECORD = 100_000, 4
+
 
 class Described(NamedTuple):
     """What an index keeps of a payload.
@@ -157,8 +158,20 @@ class Filler:
             OutgrownError: The index had better be made anew.
         """
         self._forget_all_but({*others, *(slot.name for slot in slots)})
-        faces: dict[Slot, Face] = {}
         wrong: dict[str, str] = {}
+        faces = self._greet_all(slots, wrong)
+        self._make_ready(faces)
+        for slot, face in faces.items():
+            try:
+                self._take_in(slot, face)
+            except SpoolError as error:
+                wrong[slot.name] = str(error)
+                self._begin_terms()
+        create_indexes(self._connection, self._describer.keys)
+        return wrong
+
+    def _greet_all(self, slots: Sequence[Slot], wrong: dict[str, str]) -> dict[Slot, Face]:
+        faces = {}
         for slot in slots:
             try:
                 face = self._greet(slot)
@@ -167,6 +180,10 @@ class Filler:
                 continue
             if face is not None:
                 faces[slot] = face
+        return faces
+
+    def _make_ready(self, faces: Mapping[Slot, Face]) -> None:
+        """Find out how much there is to read, and let go of what that would slow down."""
         self._to_read = sum(
             max(0, face.last_id - max(face.first_id - 1, self._source(slot.name).last_id))
             for slot, face in faces.items()
@@ -176,14 +193,6 @@ class Filler:
             raise OutgrownError
         if self._to_read > max(_MANY_ROWS, self._entries()):
             drop_indexes(self._connection)
-        for slot, face in faces.items():
-            try:
-                self._take_in(slot, face)
-            except SpoolError as error:
-                wrong[slot.name] = str(error)
-                self._begin_terms()
-        create_indexes(self._connection, self._describer.keys)
-        return wrong
 
     def _entries(self) -> int:
         """How many entries there are, about, but never fewer."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from otel_memoir.spool.connection import transaction
+
 SLOT_SHIFT = 40
 """An entry's id is its file's number in the index, then its row id in that file."""
 
 ROWS_MAX = (1 << SLOT_SHIFT) - 1
 
 _OF_TERMS = "by_term"
+COMPLETE = "by_time"
+"""The index that is made last: where it is, the others are."""
 
 _TABLES = """
 CREATE TABLE source (
@@ -44,11 +48,12 @@ def prepare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
 
 def drop_indexes(connection: sqlite3.Connection) -> None:
     """Drop what ``create_indexes`` made, but for that of the words, before many rows are added."""
-    for (name,) in connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'by!_%' ESCAPE '!'"
-    ).fetchall():
-        if name != _OF_TERMS:
-            connection.execute(f"DROP INDEX {name}")
+    with transaction(connection):
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'by!_%' ESCAPE '!'"
+        ).fetchall():
+            if name != _OF_TERMS:
+                connection.execute(f"DROP INDEX {name}")
 
 
 def create_index_of_terms(connection: sqlite3.Connection) -> None:
@@ -64,10 +69,10 @@ def create_indexes(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
     """
     create_index_of_terms(connection)
     wanted = {
-        "by_also": "also (term, unix_ns, id)", "by_time": "entry (unix_ns)",
-        "by_life": "entry (life, unix_ns)", "by_sequence": "entry (life, sequence)",
-        "by_uid": "entry (uid) WHERE uid IS NOT NULL",
+        "by_also": "also (term, unix_ns, id)", "by_life": "entry (life, unix_ns)",
+        "by_sequence": "entry (life, sequence)", "by_uid": "entry (uid) WHERE uid IS NOT NULL",
         **{f"by_{key}": f"entry ({key}, unix_ns) WHERE {key} IS NOT NULL" for key in keys},
+        COMPLETE: "entry (unix_ns)",
     }
     for name, what in wanted.items():
         connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {what}")
