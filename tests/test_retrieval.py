@@ -208,6 +208,18 @@ def test_a_record_that_a_failed_file_and_its_successor_have_is_told_once(tmp_pat
     assert told(tmp_path) == [("a", "delivered"), ("b", "delivered")]
 
 
+def test_without_a_look_at_the_copies_a_delivered_record_would_be_told_as_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: the rows that wait are looked at alone, and one of them is a copy."""
+    monkeypatch.setattr(Retrieval, "_with_copies", lambda self, piece: piece)
+    with writer(tmp_path, 1) as failed, writer(tmp_path, 2) as successor:
+        failed.append(UPDATED, NOON_NS)
+        successor.take_over(failed)
+        successor.settle(State.DELIVERED)
+        assert told(tmp_path, state="pending") == [("r1", "pending")]
+
+
 def test_each_record_is_told_once_over_a_real_failover(tmp_path: Path) -> None:
     """A commit that raised, and was durable after all."""
     with ScriptedCollector() as receiver, agent(tmp_path, receiver.endpoint) as it:
@@ -462,6 +474,30 @@ def test_where_the_directory_cannot_be_written_to_the_index_is_a_private_one(
             assert len(reader.page(record="r1")) == 2
     assert NAME not in {path.name for path in tmp_path.iterdir()}
     assert {p.name for p in before} >= {p.name for p in tmp_path.iterdir()} - {"memoir-0001.db-shm"}
+
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+def test_a_copy_on_a_medium_that_is_read_only_is_read(tmp_path: Path) -> None:
+    """SQLite would make a log beside the file even to read it."""
+    directory = tmp_path / "copy"
+    with writer(directory) as it:
+        it.append(UPDATED, NOON_NS)
+    (directory / "memoir-0001.lock").unlink()
+    code = (
+        "import sys; from otel_memoir.memory_log.query import events;"
+        "page = events(sys.argv[1], record='r1'); print(len(page), page.problems)"
+    )
+    command = [sys.executable, "-c", code, str(directory)]
+    directory.chmod(0o500)
+    if os.geteuid() == 0:
+        if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+            pytest.skip("root writes anywhere, and may not mount here: run this as another user")
+        command = ["unshare", "-m", "sh", "-c", READ_ONLY, str(directory), *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "1 ()\n"
+    assert [path.name for path in directory.iterdir()] == ["memoir-0001.db"]
 
 
 def test_whoever_waits_for_another_that_brings_it_up_to_date_gives_up_in_time(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 import sys
 import tempfile
@@ -127,12 +128,20 @@ def open_reader(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: It cannot be opened.
     """
-    uri = f"file:{quote(str(path))}?mode=ro"
+    uri = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if _is_at_rest(path) else ''}"
     connection = sqlite3.Connection(
         uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
     )
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Whether a file has no log and cannot get one here: a copy on a medium that is read only.
+
+    SQLite would make a log even to read, and cannot. Whoever writes has a log.
+    """
+    return not os.path.exists(f"{path}-wal") and not os.access(path.parent, os.W_OK)
 
 
 @contextlib.contextmanager
