@@ -469,7 +469,7 @@ def test_a_collector_that_lost_its_file_gets_the_same_uids_again(
 def test_a_collector_takes_each_line_of_otlp_json(
     spool: Path, collector: Collector
 ) -> None:
-    """Its JSON reader is that of the otlpjsonfile receiver, too."""
+    """Over OTLP/HTTP in JSON: what arrives is what was delivered in protobuf."""
     with agent(spool, collector.http_endpoint) as it:
         it.processor.wait_delivered(TIMEOUT_S)
         it.emit(3)

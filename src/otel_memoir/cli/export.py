@@ -60,9 +60,9 @@ def export_command(
 ) -> None:
     """Write the events in DIRECTORIES to a file, or send them again.
 
-    What is delivered is there while it is retained. otlp-json is what a Collector's
-    otlpjsonfile receiver reads, sqlite what Datasette and sqlite-utils open. A file gets its
-    name when it is whole.
+    What is delivered is there while it is retained. otlp-json has a request a line, as a
+    Collector's file exporter writes it; sqlite is for Datasette and sqlite-utils. A file
+    gets its name when it is whole.
 
     With --redeliver the events of a time range go to a collector once more, with the same
     bytes and uids, whatever became of them: for one that lost them. No spool file is changed.

@@ -135,7 +135,7 @@ def _csv(cells: Sequence[Any]) -> str:
 
 
 def otlp_json_lines(events: Iterable[RetainedEvent], *, content: bool = True) -> Iterator[str]:
-    """Requests in OTLP JSON, as a Collector's ``otlpjsonfile`` receiver takes them."""
+    """Requests in OTLP JSON, one a line, as a Collector's ``file`` exporter writes them."""
     remaining = iter(events)
     while some := list(islice(remaining, _EVENTS_A_LINE)):
         request = ExportLogsServiceRequest.FromString(
