@@ -383,6 +383,30 @@ def _all(collector: ScriptedCollector, count: int) -> list[RecordedRecord]:
     return collector.delivered
 
 
+# -- asking -------------------------------------------------------------------------
+
+
+def test_a_log_finds_what_it_told_delivered_or_not(make: Callable[..., MemoryLog]) -> None:
+    """Of its own process and of those before it, in the order in which it happened."""
+    first = make()
+    first.created("alice")
+    first.created("bob")
+    assert first.wait_delivered(TIMEOUT_S)
+    first.close()
+    log = make()
+    with log.change("alice") as change:
+        change.made(version=2)
+    told = [event.event.name for event in log.history("alice") if event.event is not None]
+    assert told == [
+        names.EVENT_RECORD_CREATED, names.EVENT_CHANGE_INTENDED, names.EVENT_RECORD_UPDATED,
+    ]
+    page = log.events(event=names.EVENT_RECORD_CREATED, limit=1)
+    [one] = page.events
+    assert (one.state, page.has_more) == ("delivered", True)
+    rest = log.events(event=names.EVENT_RECORD_CREATED, after=page.cursor)
+    assert [event.event.record_id for event in rest.events if event.event] == ["bob"]
+
+
 # -- asyncio ------------------------------------------------------------------------
 
 

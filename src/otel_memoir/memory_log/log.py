@@ -12,6 +12,7 @@ from typing import Any
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import TracerProvider
+from typing_extensions import Unpack
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import SettingsError
@@ -21,6 +22,9 @@ from otel_memoir.memory_log.bound import BoundLog
 from otel_memoir.memory_log.emitter import SCOPE, Emitter, OnFailure
 from otel_memoir.memory_log.fields import EventFields, EventMaker, without_none
 from otel_memoir.memory_log.receipt import Receipt
+from otel_memoir.memory_log.retrieval import LIMIT, Retrieval
+from otel_memoir.memory_log.retrieval_event import Page, RetainedEvent
+from otel_memoir.memory_log.retrieval_filters import FilterArguments
 from otel_memoir.memory_log.wiring import Wiring, make_global, wire
 from otel_memoir.observe import Health, watch_locks
 from otel_memoir.sdk.pipeline import spool_directory
@@ -107,6 +111,7 @@ class MemoryLog(BoundLog):
             locks or LockManager(logger_provider=self._wiring.logger_provider),
         )
         watch_locks(self.locks)
+        self._retrieval: Retrieval | None = None
         # Taken by the one who closes, and never given back.
         self._end = threading.Lock()
 
@@ -127,6 +132,48 @@ class MemoryLog(BoundLog):
             MemoirError: It is none.
         """
         return Receipt.parse(text, spool_dir=self.directory)
+
+    def events(
+        self, *, limit: int = LIMIT, after: str | None = None, newest_first: bool = False,
+        **filters: Unpack[FilterArguments],
+    ) -> Page:
+        """What the spools of the directory still hold, delivered events included: a page.
+
+        It reads files: on an event loop, ``await asyncio.to_thread(log.events, ...)``.
+
+        Args:
+            limit: The most events.
+
+            after: The cursor of the page before, to go on from there, also after a restart.
+
+            newest_first: The order: by default the oldest is first.
+
+            filters: ``event``, ``store``, ``record``, ``agent``, ``conversation``, ``trace``,
+                ``since``, ``until``, ``stream``, ``first_sequence``, ``last_sequence``,
+                ``state``, ``uid``: see ``FilterArguments``.
+
+        Raises:
+            SpoolError: A filter or cursor cannot be used, or the index cannot be made.
+        """
+        return self._ask().page(limit=limit, after=after, newest_first=newest_first, **filters)
+
+    def history(self, record_id: str, *, store: str | None = None) -> tuple[RetainedEvent, ...]:
+        """All events that name a memory record, in resolved order, the oldest first.
+
+        Args:
+            record_id: Its id.
+
+            store: Its store; by default that of the log, if it has one.
+
+        Raises:
+            SpoolError: The index cannot be made, or a file cannot be read.
+        """
+        return self._ask().history(record_id, store=store or self._maker.fields.get("store_id"))
+
+    def _ask(self) -> Retrieval:
+        if self._retrieval is None:
+            self._retrieval = Retrieval(self.directory)
+        return self._retrieval
 
     def health(self) -> Health:
         """The verdict on what carries the events: its state, and each cause with its remedy."""
@@ -163,6 +210,8 @@ class MemoryLog(BoundLog):
         if not self._end.acquire(blocking=False):
             return
         try:
+            if self._retrieval is not None:
+                self._retrieval.close()
             if self._wiring.own is not None:
                 self._wiring.own.shutdown()
             else:
