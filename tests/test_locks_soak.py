@@ -1,6 +1,7 @@
 """Many units at once, for long: no hang, no lost wake-up, no two holders that conflict.
 
-MEMOIR_TEST_LOCK_OPERATIONS sets how many operations each of the 64 units does.
+MEMOIR_TEST_LOCK_OPERATIONS sets how many operations each of the 64 units does, and
+MEMOIR_TEST_LOCK_KEYS on how many keys more: on six, nearly every request waits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from otel_memoir.locks.modes import ONE
 
 OPERATIONS = int(os.environ.get("MEMOIR_TEST_LOCK_OPERATIONS", "60"))
 PATIENCE_S = 60.0 + OPERATIONS
-KEYS = ("s/a", "s/b", "s/c", "t/a", "t/b", "u")
+MORE_KEYS = int(os.environ.get("MEMOIR_TEST_LOCK_KEYS", "0"))
+KEYS = ("s/a", "s/b", "s/c", "t/a", "t/b", "u", *(f"v/{n % 7}/{n}" for n in range(MORE_KEYS)))
 THREADS, LOOPS, TASKS = 32, 2, 16
 
 
