@@ -72,14 +72,17 @@ class BoundLog(Recorder):
 
             SpoolRefusedError: On entry, with ``on_failure="raise"``: the intention is not
                 on disk.
+
+            SettingsError: The key names no memory record, or there is no such operation.
         """
-        if operation not in OUTCOMES:
+        if not isinstance(operation, str) or operation not in OUTCOMES:
             raise SettingsError(
-                "change", target=operation, cause="no such operation on a memory record",
+                "change", target=f"{operation}"[:60] if isinstance(operation, str) else "operation",
+                cause="no such operation on a memory record",
                 hint=f"Give one of {', '.join(OUTCOMES)}.",
             )
         default = fields.get("store_id") or self._maker.fields.get("store_id")
-        target = _target(key, default)
+        target = _target(key, default if isinstance(default, str) else None)
         lease = (
             self.locks.hold(target.key, timeout=timeout, priority=priority) if hold else None
         )
@@ -108,6 +111,10 @@ class BoundLog(Recorder):
 
 
 def _target(key: str, default_store: str | None) -> Target:
+    if not isinstance(key, str):
+        raise SettingsError(
+            "change", target=type(key).__name__, cause="a key is text", hint="Give store/record.",
+        )
     if "/" in key:
         return Target(key, *store_and_record(key))
     if not key:

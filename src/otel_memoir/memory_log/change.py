@@ -14,6 +14,7 @@ Promises:
 - Should the process die in between, the next one on the directory tells of it:
   ``memoir.change.unknown``. A fork child ends no change of its parent.
 - A stale change is refused before its block begins.
+- A block that does not begin after its intention was told has an outcome too: a failure.
 
 On an event loop, use ``async with``: ``with`` would block the loop until the disk answers.
 """
@@ -23,18 +24,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from opentelemetry.trace import Span
+from typing_extensions import Unpack
 
-from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, WriteConflictError
 from otel_memoir.events import MemoryEvent, names
 from otel_memoir.locks import Lease
-from otel_memoir.memory_log.emitter import Emitter, describe
-from otel_memoir.memory_log.fields import NOTHING, EventMaker, without_none
+from otel_memoir.memory_log.emitter import Emitter, complain, describe
+from otel_memoir.memory_log.fields import NOTHING, ChangeFields, EventMaker
 from otel_memoir.memory_log.receipt import Receipt
 from otel_memoir.sdk.unknown_event import note_of
 from otel_memoir.spool.model import Intent
@@ -98,14 +99,16 @@ class Change:
         self.outcome: Receipt | None = None
         self.lease = lease
         self._emitter = emitter
-        self._maker = maker.also({
-            **fields, "change_id": self.id, "record_id": target.record_id, "operation": operation,
-            **({"store_id": target.store_id} if target.store_id else {}),
-        })
+        known = {"change_id": self.id, "record_id": target.record_id, "operation": operation}
+        if target.store_id:
+            known["store_id"] = target.store_id
+        self._maker = maker.also({**fields, **known})
+        self._bare_maker = maker.only(known)
         self._target, self._version = target, version
         self._name = OUTCOMES[operation]
         self._said: dict[str, Any] = {}
         self._pid = os.getpid()
+        self._is_used = False
         self._cleanup = contextlib.ExitStack()
         self._span: Span | None = None
 
@@ -113,7 +116,7 @@ class Change:
 
     def made(
         self, *, content: Any = NOTHING, before: Any = NOTHING, version: int | None = None,
-        **fields: Any,
+        **fields: Unpack[ChangeFields],
     ) -> None:  # fmt: skip
         """Say what the change made: the content afterwards, the version it has now.
 
@@ -125,10 +128,10 @@ class Change:
 
             fields: Fields of ``MemoryEvent``, for the outcome.
         """
-        found = {"content": content, "before": before, "record_version": version, **fields}
-        self._said.update({
-            key: value for key, value in found.items() if value is not None and value is not NOTHING
-        })
+        found = {"record_version": version, **fields}
+        self._said.update({key: value for key, value in found.items() if value is not None})
+        told = {"content": content, "before": before}  # ``None`` is content
+        self._said.update({key: value for key, value in told.items() if value is not NOTHING})
 
     def reject(self, reason: str) -> None:
         """Say that nothing was changed, by a decision. The reason never holds content."""
@@ -153,14 +156,15 @@ class Change:
     # -- with -------------------------------------------------------------------
 
     def __enter__(self) -> Change:
+        self._use()
         with contextlib.ExitStack() as undo:
             if self.lease is not None:
                 undo.enter_context(self.lease)
             self._begin_span(undo)
             self._check_version(self._version.ask() if self._version.ask else None)
-            self.intended = self._declare()
-            stored = self.intended.wait_stored(self._emitter.timeout_s)
-            self._emitter.must_be_stored(self.intended, stored)
+            with self._beginning() as intended:
+                stored = intended.wait_stored(self._emitter.timeout_s)
+                self._emitter.must_be_stored(intended, stored)
             self._cleanup = undo.pop_all()
         return self
 
@@ -175,6 +179,7 @@ class Change:
             self._cleanup.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Change:
+        self._use()
         async with contextlib.AsyncExitStack() as undo:
             if self.lease is not None:
                 await undo.enter_async_context(self.lease)
@@ -182,9 +187,9 @@ class Change:
             self._begin_span(spans)
             found = self._version.ask() if self._version.ask else None
             self._check_version(await found if inspect.isawaitable(found) else found)
-            self.intended = self._declare()
-            stored = await self.intended.stored(self._emitter.timeout_s)
-            self._emitter.must_be_stored(self.intended, stored)
+            with self._beginning() as intended:
+                stored = await intended.stored(self._emitter.timeout_s)
+                self._emitter.must_be_stored(intended, stored)
             self._async_cleanup = undo.pop_all()
         return self
 
@@ -198,6 +203,14 @@ class Change:
             await self._async_cleanup.__aexit__(kind, error, trace)
 
     # -- how --------------------------------------------------------------------
+
+    def _use(self) -> None:
+        if self._is_used:
+            raise MemoirError(
+                "begin change", target=self._target.key, cause="it was begun before",
+                hint="Call log.change for each block.",
+            )
+        self._is_used = True
 
     def _begin_span(self, stack: contextlib.ExitStack) -> None:
         operation = self._maker.fields["operation"]
@@ -217,11 +230,21 @@ class Change:
         self._tell(None)
         raise error
 
-    def _declare(self) -> Receipt:
+    @contextlib.contextmanager
+    def _beginning(self) -> Iterator[Receipt]:
+        """Tell of the intention, and, should the block not begin after all, of that."""
         try:
-            event = self._maker.make(names.EVENT_CHANGE_INTENDED, {})
-        except (MemoirError, TypeError) as error:
-            return self._emitter.failed("declare a change", error)
+            self.intended = self._declare()
+            yield self.intended
+        except BaseException as error:
+            # Torn out of the emit itself, the intention may be on its way.
+            if self.intended is not None or not isinstance(error, Exception):
+                self._said = {"reason": "the change did not begin", **_failure(error)}
+                self._end_quietly()
+            raise
+
+    def _declare(self) -> Receipt:
+        event = self._event(names.EVENT_CHANGE_INTENDED, {"uid": new_uid()}, self._emitter.failed)
         return self._emitter.emit(
             event, capture=self._maker.captures(), intent=Intent(self.id, note_of(event))
         )
@@ -230,29 +253,52 @@ class Change:
         """Tell of the outcome, once, in the process that began."""
         if self._pid != os.getpid() or self.outcome is not None:
             return
-        cause = [self.intended.uid] if self.intended is not None and self.intended.uid else None
-        self._said.setdefault("cause_uids", cause)
         if isinstance(error, Exception):
-            self._said |= {"outcome": "failure", "error_type": type(error).__qualname__}
+            self._said |= _failure(error)
         elif error is not None:
             # Cancelled or interrupted: the write may be on its way, or done.
-            self._said |= {"outcome": "unknown", "error_type": type(error).__qualname__}
+            self._said |= {**_failure(error), "outcome": "unknown"}
+        if error is not None:
+            self._end_quietly()
+            return
         try:
-            self._tell(Intent(self.id, None))
-        except MemoirError as failure:
-            if error is None:
-                raise
-            complaints.say("outcome of change", f"the outcome is not recorded: {failure}")
+            self._tell_outcome()
+        except Exception as failure:  # noqa: BLE001 - promise 6
+            self._emitter.failed("tell outcome", failure)
+
+    def _end_quietly(self) -> None:
+        """Tell of the outcome where another error is on its way to the application."""
+        try:
+            self._tell_outcome()
+        except Exception as failure:  # noqa: BLE001 - it would hide the other one
+            complain("tell outcome", failure)
+
+    def _tell_outcome(self) -> None:
+        intended = self.intended
+        if intended is not None and intended.uid:
+            self._said.setdefault("cause_uids", [intended.uid])
+        was_refused = intended is not None and intended.refusal
+        self._tell(None if was_refused else Intent(self.id, None))
 
     def _tell(self, intent: Intent | None) -> None:
-        event = self._outcome_event()
+        event = self._event(self._name, self._said, complain)
         describe(self._span, event)
         self.outcome = self._emitter.emit(event, capture=self._maker.captures(), intent=intent)
 
-    def _outcome_event(self) -> MemoryEvent:
+    def _event(
+        self, name: str, said: Mapping[str, Any], on_error: Callable[[str, Exception], object]
+    ) -> MemoryEvent:
+        """An event of this change; whatever is wrong with what is said: that it was is told."""
         try:
-            return self._maker.make(self._name, {}, **without_none(self._said))
-        except (MemoirError, TypeError) as error:
-            # Whatever was wrong with what was said of it: that it ended has to be told.
-            complaints.say("outcome", f"what was said of a change cannot be told: {error}")
-            return self._maker.make(self._name, {}, reason="what was said of it cannot be told")
+            return self._maker.make(name, {}, **said)
+        except Exception as error:  # noqa: BLE001 - promise 6: content is the application's
+            on_error("say all of a change", error)
+        least = {key: said[key] for key in _ALWAYS_SAID if isinstance(said.get(key), str)}
+        return self._bare_maker.make(name, {}, reason="what was said cannot be told", **least)
+
+
+_ALWAYS_SAID = ("uid", "outcome", "error_type")
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {"outcome": "failure", "error_type": type(error).__qualname__}

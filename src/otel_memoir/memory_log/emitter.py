@@ -22,10 +22,10 @@ OnFailure = Literal["degrade", "raise"]
 
 SCOPE = "otel_memoir"
 
-_MEMORY_OPERATIONS = frozenset({
+_MEMORY_OPERATIONS = (
     "create_memory_store", "delete_memory_store", "search_memory", "create_memory",
     "update_memory", "upsert_memory", "delete_memory",
-})
+)
 """Those of ``gen_ai.memory.client``, semantic-conventions-genai v0.1.0, spans.yaml."""
 
 _ON_SPANS = (
@@ -60,7 +60,7 @@ class Emitter:
         """Emit an event.
 
         Args:
-            event: The event.
+            event: The event; its uid, if it has one, becomes the record's.
 
             capture: Where content may be told.
 
@@ -71,12 +71,14 @@ class Emitter:
 
             MemoirError: No durable processor got it, with ``on_failure="raise"``.
         """
-        emission = Emission(intent)
+        emission = Emission(intent, uid=event.uid or "")
         try:
             record = to_log_record(event, capture=capture, context=emission.within(get_current()))
             self.logger.emit(record)
         except Exception as error:  # noqa: BLE001 - promise 6: foreign processors may raise
-            return self.failed("emit", error)
+            if emission.pipeline is None:
+                return self.failed("emit", error)
+            complain("emit", error)  # it was stored before that
         receipt = Receipt(emission)
         self._check(emission, receipt)
         return receipt
@@ -89,7 +91,7 @@ class Emitter:
         """
         if self.on_failure == "raise":
             raise error
-        complaints.say(f"memory log {what} {type(error).__name__}", f"could not {what}: {error}")
+        complain(what, error)
         return Receipt(refusal=type(error).__name__)
 
     def _check(self, emission: Emission, receipt: Receipt) -> None:
@@ -119,7 +121,8 @@ class Emitter:
     def span(self, operation: str | None, provider_name: str | None) -> Iterator[Span | None]:
         """The official span of an operation on memory, as the current one for a block.
 
-        There is none for what is no such operation (``reflect`` has its own).
+        There is none for what is no such operation (``reflect`` has its own). A tracer that
+        raises costs the span, and nothing else.
         """
         if self.tracer_provider is None or operation not in _MEMORY_OPERATIONS:
             yield None
@@ -127,15 +130,44 @@ class Emitter:
         tracer = self.tracer_provider.get_tracer(SCOPE)
         # The conventions: CLIENT, or INTERNAL where the memory is in this process.
         kind = SpanKind.CLIENT if provider_name else SpanKind.INTERNAL
-        with tracer.start_as_current_span(
-            str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
-        ) as span:
+        manager, span = contextlib.ExitStack(), None
+        with _complaining("begin span"):
+            span = manager.enter_context(tracer.start_as_current_span(
+                str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
+            ))
+        try:
             yield span
+        except BaseException as error:
+            with _complaining("end span"):
+                manager.__exit__(type(error), error, error.__traceback__)
+            raise
+        with _complaining("end span"):
+            manager.close()
 
 
 def describe(span: Span | None, event: MemoryEvent) -> None:
     """Say on a span what the conventions ask for of an event's facts."""
-    if span is None or not span.is_recording():
-        return
-    said: dict[str, Any] = event.to_attributes()
-    span.set_attributes({key: said[key] for key in _ON_SPANS if key in said})
+    with _complaining("describe span"):
+        if span is None or not span.is_recording():
+            return
+        said: dict[str, Any] = event.to_attributes()
+        span.set_attributes({key: said[key] for key in _ON_SPANS if key in said})
+
+
+@contextlib.contextmanager
+def _complaining(what: str) -> Iterator[None]:
+    """Run a block of somebody else's, so that what it raises is said and goes no further."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - promise 6
+        complain(what, error)
+
+
+def complain(what: str, error: Exception) -> None:
+    """Say that something could not be done, whatever the error has to say."""
+    kind = type(error).__name__
+    try:
+        said = f"could not {what}: {error}"
+    except Exception:  # noqa: BLE001 - promise 6: the text is the application's
+        said = f"could not {what}: {kind}"
+    complaints.say(f"memory log {what} {kind}", said)

@@ -74,7 +74,15 @@ class EventMaker:
 
     def also(self, fields: Mapping[str, Any]) -> EventMaker:
         """A maker of events that say these fields too."""
-        return EventMaker({**self.fields, **fields}, self.hasher, self.capture)
+        both = {**self.fields, **fields}
+        ours, theirs = self.fields.get("attributes"), fields.get("attributes")
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            both["attributes"] = {**ours, **theirs}
+        return EventMaker(both, self.hasher, self.capture)
+
+    def only(self, fields: Mapping[str, Any]) -> EventMaker:
+        """A maker of events that say these fields, and nothing that others gave."""
+        return EventMaker(fields, self.hasher, self.capture)
 
     def captures(self) -> Capture:
         """Where content may be told."""

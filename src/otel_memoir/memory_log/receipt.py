@@ -112,15 +112,20 @@ class Receipt:
 
     def details(self) -> Whereabouts:
         """The state, with the last answer of the destination or the reason of a refusal."""
-        refusal = self._refusal or (self._emission.refusal if self._emission is not None else None)
-        if refusal:
-            return Whereabouts(REFUSED, str(refusal))
+        if refusal := self.refusal:
+            return Whereabouts(REFUSED, refusal)
         if self._emission is not None and not self._emission.is_stored:
             return Whereabouts(IN_MEMORY) if self._emission.pipeline else UNKNOWN
         directory, stream = self._place(), self.stream
         if directory is None or stream is None:
             return UNKNOWN
         return whereabouts(directory, stream, self.sequence)
+
+    @property
+    def refusal(self) -> str:
+        """Why it was not accepted; empty if it was, or if that is not known in this process."""
+        found = self._emission.refusal if self._emission is not None else None
+        return self._refusal or str(found or "")
 
     def _place(self) -> Path | None:
         pipeline = self._emission.pipeline if self._emission is not None else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from typing_extensions import Unpack
 
-from otel_memoir.errors import MemoirError
 from otel_memoir.events import names
 from otel_memoir.events.tables import EVENTS
 from otel_memoir.memory_log.emitter import Emitter, describe
@@ -161,7 +160,7 @@ class Recorder:
         """Memory was searched, and these were found, best first."""
         return self._tell(
             names.EVENT_RECALL_COMPLETED, fields, query=query, attributes={
-                **_some(len(record_ids), record_ids), names.RECALL_SCORES: scores,
+                **_some(_number_of(record_ids), record_ids), names.RECALL_SCORES: scores,
                 names.RECALL_TOP_K: top_k, names.RECALL_THRESHOLD: threshold,
                 names.RECALL_METHOD: method, names.RECALL_DROPPED: dropped,
             },
@@ -174,7 +173,7 @@ class Recorder:
         """Memory records were put into the context of a model."""
         return self._tell(
             names.EVENT_CONTEXT_INJECTED, fields, attributes={
-                **_some(len(record_ids), record_ids), names.CONTEXT_TOKENS: tokens,
+                **_some(_number_of(record_ids), record_ids), names.CONTEXT_TOKENS: tokens,
                 names.GEN_AI_RESPONSE_ID: response_id,
             },
         )  # fmt: skip
@@ -199,8 +198,8 @@ class Recorder:
         """Memory records were merged, rewritten or pruned: these into those."""
         return self._tell(
             names.EVENT_CONSOLIDATION_COMPLETED, fields, attributes={
-                names.CONSOLIDATION_INPUTS: len(inputs), names.INPUT_RECORD_IDS: inputs,
-                names.CONSOLIDATION_OUTPUTS: len(outputs), names.OUTPUT_RECORD_IDS: outputs,
+                names.CONSOLIDATION_INPUTS: _number_of(inputs), names.INPUT_RECORD_IDS: inputs,
+                names.CONSOLIDATION_OUTPUTS: _number_of(outputs), names.OUTPUT_RECORD_IDS: outputs,
             },
         )  # fmt: skip
 
@@ -237,7 +236,7 @@ class Recorder:
         with emitter.span(operation, known.get("provider_name")) as span:
             try:
                 event = maker.make(name, fields, **own)
-            except (MemoirError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - promise 6: content is the application's
                 return emitter.failed(f"make event {name}", error)
             describe(span, event)
             return emitter.emit(event, capture=maker.captures())
@@ -245,3 +244,8 @@ class Recorder:
 
 def _some(count: int | None, record_ids: Sequence[str] | None) -> dict[str, Any]:
     return {names.GEN_AI_MEMORY_RECORD_COUNT: count, names.RECORD_IDS: record_ids}
+
+
+def _number_of(found: object) -> int | None:
+    """How many there are; ``None`` for what has no length, which the event then refuses."""
+    return len(found) if isinstance(found, Sized) else None

@@ -38,8 +38,10 @@ class Emission:
     Args:
         intent: An intent that the record declares or ends.
 
+        uid: The ``log.record.uid`` that the record shall have; else it gets a fresh one.
+
     Attributes:
-        uid: The record's ``log.record.uid``, once a pipeline has taken it.
+        uid: The record's, once a pipeline has taken it.
 
         pipeline: The pipeline that took it.
 
@@ -48,9 +50,9 @@ class Emission:
         refusal: Why it has none.
     """
 
-    def __init__(self, intent: Intent | None = None) -> None:
+    def __init__(self, intent: Intent | None = None, *, uid: str = "") -> None:
         self.intent = intent
-        self.uid = ""
+        self.wanted_uid, self.uid = uid, ""
         self.pipeline: Taker | None = None
         self.ticket: Ticket | None = None
         self._refusal: Refused | None = None

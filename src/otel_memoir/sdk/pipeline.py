@@ -116,11 +116,12 @@ class Pipeline:
         if is_stamped(record.log_record):
             record, uid = without_stamps(record)
         encoded = encode_record(record)
+        emission = emission_of(record.log_record)
+        wanted = emission.wanted_uid if emission is not None else ""
         draft = Draft(
-            encoded.envelope, encoded.payload, encoded.severity, uid or new_uid(),
+            encoded.envelope, encoded.payload, encoded.severity, uid or wanted or new_uid(),
             _is_timed(record.log_record),
         )
-        emission = emission_of(record.log_record)
         if emission is not None:
             emission.begin(draft.uid, self)
             draft = draft._replace(intent=emission.intent, taken=emission.taken)

@@ -1,0 +1,305 @@
+"""``MemoryLog`` in a host that does everything wrong: it is not harmed, and nothing is hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from otel_memoir import MemoryLog
+from otel_memoir.errors import MemoirError
+from otel_memoir.events import names
+from otel_memoir.memory_log import Recorder
+from otel_memoir.testing import RecordedRecord, ScriptedCollector
+from socket_programs.wiring import FAST
+from test_memory_log import CALLS
+
+TIMEOUT_S = 20.0
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def collector() -> Iterator[ScriptedCollector]:
+    with ScriptedCollector() as running:
+        yield running
+
+
+@pytest.fixture
+def make(tmp_path: Path, collector: ScriptedCollector) -> Iterator[Callable[..., MemoryLog]]:
+    """Makes logs of one directory; all are closed at the end."""
+    made: list[MemoryLog] = []
+
+    def new(**given: Any) -> MemoryLog:
+        settings = {
+            "spool_dir": str(tmp_path / "spool"), "endpoint": collector.endpoint, "environ": {},
+            "store_id": "profile", "content_hash_key": KEY, **FAST, **given,
+        }
+        made.append(MemoryLog(**settings))
+        return made[-1]
+
+    yield new
+    for log in made:
+        log.close()
+
+
+def arrived(collector: ScriptedCollector, log: MemoryLog) -> list[RecordedRecord]:
+    assert log.wait_delivered(TIMEOUT_S)
+    return collector.delivered
+
+
+class Unsayable:
+    """What has no text, and raises no error of ours."""
+
+    def __repr__(self) -> str:
+        raise OSError("no text")
+
+
+class Unreadable(dict[str, Any]):
+    """A mapping of an application whose database is gone."""
+
+    def items(self) -> Any:
+        raise OSError("gone")
+
+    def keys(self) -> Any:
+        raise OSError("gone")
+
+
+def _endless() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def _deep() -> list[Any]:
+    found: list[Any] = []
+    for _ in range(100_000):
+        found = [found]
+    return found
+
+
+MISTAKES: dict[str, Callable[[], Any]] = {
+    "none": lambda: None, "unsayable": Unsayable, "in a list": lambda: [Unsayable()],
+    "unreadable": lambda: Unreadable(a=1), "endless": _endless, "deep": _deep,
+    "bytes": lambda: b"\xff", "surrogate": lambda: "\ud800", "large": lambda: 2**70,
+    "generator": lambda: (one for one in "ab"), "unhashable": dict,
+}
+POSITIONS: dict[str, Callable[[Recorder, Any], object]] = {
+    "record": lambda log, bad: log.created(bad),
+    "content": lambda log, bad: log.created("r", content=bad),
+    "importance": lambda log, bad: log.created("r", importance=bad),
+    "operation": lambda log, bad: log.created("r", operation=bad),
+    "provider": lambda log, bad: log.created("r", provider_name=bad),
+    "attributes": lambda log, bad: log.created("r", attributes=bad),
+    "an attribute": lambda log, bad: log.created("r", attributes={"theirs": bad}),
+    "no such field": lambda log, bad: log.created("r", nobody=bad),  # type: ignore[call-arg]  # the mistake
+    "recalled": lambda log, bad: log.recalled(bad, query=bad),
+    "injected": lambda log, bad: log.injected(bad),
+    "consolidated": lambda log, bad: log.consolidated(inputs=bad, outputs=bad),
+    "bound": lambda log, bad: log.bind(attributes=bad, agent_name=bad).read("r"),
+    "made": lambda log, bad: _change(log, {}, {"content": bad, "outcome": bad, "reason": bad}),
+    "change": lambda log, bad: _change(log, {"agent_name": bad, "attributes": bad}, {}),
+    "store": lambda log, bad: _change(log, {"store_id": bad}, {}),
+}
+
+
+def _change(log: Any, fields: dict[str, Any], made: dict[str, Any]) -> None:
+    with log.change("alice", **fields) as change:
+        change.made(**made)
+
+
+def test_no_mistake_of_the_application_raises_into_it(make: Callable[..., MemoryLog]) -> None:
+    """Whatever is given where; what can be told is told. One log, since making many is slow."""
+    log = make(durability="process")
+    for position, call in POSITIONS.items():
+        for kind, mistake in MISTAKES.items():
+            try:
+                call(log, mistake())
+            except Exception as error:
+                pytest.fail(f"{position}, {kind}: {error!r:.200}")
+    assert log.created("r").is_stored
+
+
+def test_whatever_is_wrong_with_what_is_said_of_a_change_it_is_told_that_it_failed(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """It was told as if it had been made."""
+    log = make()
+    with pytest.raises(ValueError, match="theirs"), log.change("alice") as change:
+        change.made(content=Unsayable(), attributes={"theirs": Unsayable()})
+        raise ValueError("theirs")
+    _, outcome = arrived(collector, log)
+    assert outcome.attributes[names.OUTCOME] == "failure"
+    assert outcome.attributes[names.ERROR_TYPE] == "ValueError"
+
+
+def test_whatever_is_wrong_with_what_is_said_of_an_intention_it_is_on_disk(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """Unless the auditor's switch keeps the change from beginning."""
+    wrong: Any = {"agent_name": 5}
+    log = make()
+    with log.change("alice", **wrong) as change:
+        assert change.intended is not None
+        assert change.intended.is_stored
+    intended, outcome = arrived(collector, log)
+    assert intended.event_name == names.EVENT_CHANGE_INTENDED
+    assert outcome.attributes[names.CHANGE_ID] == change.id
+    with pytest.raises(MemoirError, match="agent_name"), make(on_failure="raise").change(
+        "alice", **wrong
+    ):
+        pytest.fail("it began")
+
+
+# -- others in the same process -----------------------------------------------------
+
+
+class RaisingSpans(SpanProcessor):
+    """Raises at the end of each span."""
+
+    def on_end(self, span: Any) -> None:
+        raise OSError("theirs")
+
+
+class RaisingTracers(TracerProvider):
+    """Gives tracers that make no spans."""
+
+    def get_tracer(self, *_: Any, **__: Any) -> Any:
+        return object()
+
+
+def _raising_spans() -> TracerProvider:
+    provider = TracerProvider()
+    provider.add_span_processor(RaisingSpans())
+    return provider
+
+
+@pytest.mark.parametrize("tracers", [_raising_spans, RaisingTracers])
+def test_a_tracer_that_raises_costs_the_span_and_nothing_else(
+    tracers: Callable[[], TracerProvider], make: Callable[..., MemoryLog]
+) -> None:
+    """The event is stored; the block's own error comes out as it is."""
+    log = make(tracer_provider=tracers())
+    for call in CALLS.values():
+        assert call(log).is_stored
+    with pytest.raises(ValueError, match="theirs"), log.change("alice"):
+        raise ValueError("theirs")
+
+
+class RaisingLogs(LogRecordProcessor):
+    """Raises at each record."""
+
+    def on_emit(self, log_record: Any) -> None:
+        raise OSError("theirs")
+
+    def shutdown(self) -> None: ...
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "degrade"])
+def test_a_processor_that_raises_behind_ours_does_not_make_a_stored_event_a_refused_one(
+    on_failure: str, make: Callable[..., MemoryLog]
+) -> None:
+    """It said ``refused`` of what was on disk."""
+    provider = LoggerProvider()
+    log = make(logger_provider=provider, on_failure=on_failure)
+    provider.add_log_record_processor(RaisingLogs())
+    assert log.created("r").is_stored
+
+
+def test_a_processor_that_raises_before_ours_is_said_and_raised_only_for_auditors(
+    make: Callable[..., MemoryLog]
+) -> None:
+    """Nothing was stored."""
+    provider = LoggerProvider()
+    provider.add_log_record_processor(RaisingLogs())
+    assert make(logger_provider=provider).created("r").details() == ("refused", "OSError", "")
+    with pytest.raises(OSError, match="theirs"):
+        make(logger_provider=provider, on_failure="raise").created("r")
+
+
+# -- a change that does not begin, or begins twice ------------------------------------
+
+
+def test_a_change_that_is_cancelled_before_its_block_begins_has_an_outcome(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """Its intention is on its way to disk; nobody would end it before the process did."""
+    log = make()
+
+    async def main() -> list[Any]:
+        async def change() -> None:
+            async with log.change("alice", hold=True):
+                pytest.fail("it began")
+
+        task = asyncio.create_task(change())
+        asyncio.get_running_loop().call_soon(task.cancel)
+        return await asyncio.gather(task, return_exceptions=True)
+
+    [ended] = asyncio.run(main())
+    assert isinstance(ended, asyncio.CancelledError)
+    assert log.locks.snapshot().keys == ()
+    intended, outcome = arrived(collector, log)
+    assert outcome.attributes[names.CAUSE_UIDS] == [intended.uid]
+    assert outcome.attributes[names.OUTCOME] == "failure"
+    assert outcome.attributes[names.REASON] == "the change did not begin"
+
+
+def test_a_change_is_used_once(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """A second block had an intention without an outcome."""
+    log = make()
+    change = log.change("alice")
+    with change:
+        pass
+    with pytest.raises(MemoirError, match="for each block"), change:
+        pytest.fail("it began")
+    assert len(arrived(collector, log)) == 2
+
+
+# -- what is said -----------------------------------------------------------------------
+
+
+def test_attributes_of_a_log_of_a_bound_one_and_of_a_call_add_up(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """The nearer one wins."""
+    log = make(attributes={"a": 1, "b": 1, "c": 1})
+    log.bind(attributes={"b": 2, "c": 2}).created("r", attributes={"c": 3})
+    [record] = arrived(collector, log)
+    assert {key: record.attributes[key] for key in "abc"} == {"a": 1, "b": 2, "c": 3}
+
+
+def test_none_is_content_of_a_change_too(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """As it is of ``created``."""
+    log = make()
+    with log.change("alice") as change:
+        change.made(content=None)
+    assert names.AFTER_HASH in arrived(collector, log)[-1].attributes
+
+
+def test_a_change_whose_process_died_is_told_of_with_its_intention_as_the_cause(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """So that the two are found together."""
+    child = os.fork()
+    if child == 0:
+        make().change("alice").__enter__()
+        os._exit(0)
+    os.waitpid(child, 0)
+    log = make()
+    log.created("r")
+    assert collector.wait_for(3, timeout=TIMEOUT_S)
+    told = {record.event_name: record for record in collector.delivered}
+    unknown = told[names.EVENT_CHANGE_UNKNOWN]
+    assert unknown.attributes[names.CAUSE_UIDS] == [told[names.EVENT_CHANGE_INTENDED].uid]
