@@ -85,7 +85,6 @@ class Courier:
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._uniform = uniform
-        self.on_progress: Callable[[], object] = lambda: None
         self.on_turn: Callable[[], None] = lambda: None
         self.tally = DeliveryTally(monotonic_s)
         self._start_anew()
@@ -170,7 +169,6 @@ class Courier:
         finally:
             with self._progress:
                 self._progress.notify_all()
-            self.on_progress()
 
     def _step(self) -> float:
         self._paused, self._filling = False, None

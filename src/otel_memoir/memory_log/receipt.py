@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from otel_memoir.errors import MemoirError
+from otel_memoir.memory_log.watch import Watch
 from otel_memoir.sdk.bell import Bell
 from otel_memoir.sdk.emission import Emission
 from otel_memoir.spool import State, Stream
-from otel_memoir.spool.whereabouts import LOST, PARTLY_REJECTED, UNKNOWN, Whereabouts, whereabouts
+from otel_memoir.spool.whereabouts import (
+    LOST,
+    PARTLY_REJECTED,
+    UNKNOWN,
+    Whereabouts,
+    whereabouts_of_all,
+)
 
 IN_MEMORY = "in memory"
 REFUSED = "refused"
@@ -112,14 +121,16 @@ class Receipt:
 
     def details(self) -> Whereabouts:
         """The state, with the last answer of the destination or the reason of a refusal."""
+        return _details_of_all((self,))[0]
+
+    def _known_here(self) -> Whereabouts | None:
+        """What is known without a file, if that is all that can be."""
+        emission = self._emission
         if refusal := self.refusal:
             return Whereabouts(REFUSED, refusal)
-        if self._emission is not None and not self._emission.is_stored:
-            return Whereabouts(IN_MEMORY) if self._emission.pipeline else UNKNOWN
-        directory, stream = self._place(), self.stream
-        if directory is None or stream is None:
-            return UNKNOWN
-        return whereabouts(directory, stream, self.sequence)
+        if emission is not None and not emission.is_stored:
+            return _in_memory(emission)
+        return UNKNOWN if self._place() is None or self.stream is None else None
 
     @property
     def refusal(self) -> str:
@@ -141,7 +152,7 @@ class Receipt:
     def wait_stored(self, timeout: float) -> bool:
         """Wait in this thread until it is on disk; return whether it is, in ``timeout`` seconds."""
         if self._emission is None:
-            return self._bell.wait(lambda: self.is_stored, timeout)
+            return Bell().wait(lambda: self.is_stored, timeout)
         return self._emission.wait_stored(timeout)
 
     def wait(self, timeout: float) -> bool:
@@ -150,7 +161,7 @@ class Receipt:
         Args:
             timeout: The longest wait, in seconds.
         """
-        self._bell.wait(self._is_settled, timeout)
+        _watch.wait(self, timeout)
         return self.state() == State.DELIVERED.value
 
     async def stored(self, timeout: float | None = None) -> bool:
@@ -164,11 +175,7 @@ class Receipt:
             return await asyncio.to_thread(lambda: self.is_stored)
         if emission.pipeline is None:
             return False
-
-        async def is_decided() -> bool:
-            return emission.is_decided()
-
-        await self._bell.wait_async(is_decided, timeout)
+        await emission.pipeline.bell.wait_async(emission.is_decided, timeout)
         return emission.is_stored
 
     async def delivered(self, timeout: float | None = None) -> bool:
@@ -177,20 +184,44 @@ class Receipt:
         Args:
             timeout: The longest wait, in seconds; ``None``: as long as it takes.
         """
-
-        async def is_settled() -> bool:
-            return await asyncio.to_thread(self._is_settled)
-
-        await self._bell.wait_async(is_settled, timeout)
+        await _watch.wait_async(self, timeout)
         return await asyncio.to_thread(self.state) == State.DELIVERED.value
 
-    def _is_settled(self) -> bool:
-        return self.state() not in _UNSETTLED
 
-    @property
-    def _bell(self) -> Bell:
-        pipeline = self._emission.pipeline if self._emission is not None else None
-        return pipeline.bell if pipeline is not None else Bell()
+def _in_memory(emission: Emission) -> Whereabouts:
+    """What is known of what is on no disk: not yet, or, where there is none, never."""
+    ticket = emission.ticket
+    if emission.pipeline is None:
+        return UNKNOWN
+    if ticket is None or not ticket.group.done:
+        return Whereabouts(IN_MEMORY)
+    try:
+        found = emission.pipeline.in_memory(ticket.life.stream, ticket.sequence)
+    except (MemoirError, sqlite3.Error):
+        return Whereabouts(IN_MEMORY)
+    return Whereabouts(IN_MEMORY) if found.state == State.PENDING.value else found
+
+
+def _details_of_all(receipts: Sequence[Receipt]) -> list[Whereabouts]:
+    """What became of each; the files of a directory are opened once for all of it."""
+    found = [receipt._known_here() for receipt in receipts]
+    asked: dict[Path, dict[int, tuple[Stream, int]]] = {}
+    for place, receipt in enumerate(receipts):
+        directory, stream = receipt._place(), receipt.stream
+        if found[place] is None and directory is not None and stream is not None:
+            asked.setdefault(directory, {})[place] = (stream, receipt.sequence)
+    for directory, wanted in asked.items():
+        told = whereabouts_of_all(directory, list(wanted.values()))
+        for place, answer in zip(wanted, told, strict=True):
+            found[place] = answer
+    return [answer or UNKNOWN for answer in found]
+
+
+def _are_settled(receipts: Sequence[Receipt]) -> list[bool]:
+    return [answer.state not in _UNSETTLED for answer in _details_of_all(receipts)]
+
+
+_watch: Watch[Receipt] = Watch(_are_settled)
 
 
 __all__ = ["IN_MEMORY", "LOST", "REFUSED", "Receipt"]

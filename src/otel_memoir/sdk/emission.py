@@ -13,7 +13,8 @@ from opentelemetry.context import Context, create_key, get_value, set_value
 
 from otel_memoir.sdk.bell import Bell
 from otel_memoir.spool import Refused, Ticket
-from otel_memoir.spool.model import Intent
+from otel_memoir.spool.model import Intent, Stream
+from otel_memoir.spool.whereabouts import Whereabouts
 
 _KEY = create_key("memoir-emission")
 
@@ -29,6 +30,10 @@ class Taker(Protocol):
     @property
     def directory(self) -> Path | None:
         """Where its spool files are."""
+        ...
+
+    def in_memory(self, stream: Stream, sequence: int) -> Whereabouts:
+        """What became of a record that has no file."""
         ...
 
 

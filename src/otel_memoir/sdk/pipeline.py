@@ -49,6 +49,8 @@ from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
 from otel_memoir.spool.directory import Slot
 from otel_memoir.spool.inspect import status_of, status_of_slot
+from otel_memoir.spool.model import Stream
+from otel_memoir.spool.whereabouts import UNKNOWN, Whereabouts, in_file
 from otel_memoir.stamping import new_uid, process_clock, says_how_it_is, stream_stamper
 from otel_memoir.user_state import user_state_directory
 
@@ -165,7 +167,6 @@ class Pipeline:
         courier = Courier(
             spool, sender, self.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft,
         )
-        courier.on_progress = self.bell.ring
 
         def accepted() -> None:
             courier.wake()
@@ -188,6 +189,7 @@ class Pipeline:
 
         def forget() -> None:
             self._slot = None  # it is the parent's
+            self.bell.forget()
             courier.forget()
             health.forget(self._reader(spool, courier).read)
 
@@ -274,6 +276,15 @@ class Pipeline:
         """Where its spool files are, once there was a record."""
         parts = self._made.get("parts")
         return parts.spool.directory if parts else None
+
+    def in_memory(self, stream: Stream, sequence: int) -> Whereabouts:
+        """What became of a record that has no file: that is known as long as we run."""
+        parts = self._made.get("parts")
+        if parts is None or parts.spool.file is None:
+            return UNKNOWN
+        return parts.spool.perform(
+            lambda file: in_file(file.connection, stream, sequence) or UNKNOWN
+        )
 
     @property
     def courier(self) -> Courier | None:

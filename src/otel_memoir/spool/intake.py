@@ -164,10 +164,12 @@ class Intake:
         While others wait here, it waits behind them: order is order of emits.
         """
         size = len(draft.payload)
-        if self.is_closed:
-            return self._admission.refuse(AFTER_SHUTDOWN)
-        if self._early_bytes + size > 2 * self._settings.memory_bytes_max:
-            return self._admission.refuse(BUSY)
+        crowded = self._early_bytes + size > 2 * self._settings.memory_bytes_max
+        if self.is_closed or crowded:
+            refused = self._admission.refuse(AFTER_SHUTDOWN if self.is_closed else BUSY)
+            if draft.taken is not None:
+                draft.taken(refused)
+            return refused
         self._early_bytes += size
         self._early.append(draft)
         self._start_writer()

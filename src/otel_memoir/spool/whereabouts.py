@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,16 +51,29 @@ def whereabouts(directory: Path, stream: Stream, sequence: int) -> Whereabouts:
 
     A file that cannot be read is passed over: the answer may then be ``unknown``.
     """
+    return whereabouts_of_all(directory, [(stream, sequence)])[0]
+
+
+def whereabouts_of_all(
+    directory: Path, wanted: Sequence[tuple[Stream, int]]
+) -> list[Whereabouts]:
+    """As ``whereabouts``, of many records: each file is opened once."""
+    found: dict[int, Whereabouts] = {}
     for slot in slots(directory):
+        if len(found) == len(wanted):
+            break
         with contextlib.suppress(SpoolError, sqlite3.Error), looking_at(slot.database) as file:
-            if not is_unused(file) and (found := _in_file(file, stream, sequence)) is not None:
-                return found
-    return UNKNOWN
+            for place, (stream, sequence) in () if is_unused(file) else enumerate(wanted):
+                here = in_file(file, stream, sequence) if place not in found else None
+                if here is not None:
+                    found[place] = here
+    return [found.get(place, UNKNOWN) for place in range(len(wanted))]
 
 
-def _in_file(
+def in_file(
     connection: sqlite3.Connection, stream: Stream, sequence: int
 ) -> Whereabouts | None:
+    """What a file knows of a record; ``None`` if it has it not."""
     rows = connection.execute(
         "SELECT id FROM stream WHERE stream_id = ? AND epoch = ? AND sequence >= ? "
         "AND first <= ?", (stream.stream_id, stream.epoch, sequence, sequence),
