@@ -101,6 +101,7 @@ class Courier:
         self._paused = False
         self._filling: int | None = None
         self._own_name = ""
+        self._telling: dict[str, Ticket | None] = {}
         self._planner = Planner(
             self._spool, settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s
         )
@@ -239,8 +240,9 @@ class Courier:
         if not gaps or self._spool.file is None:
             return
         envelope = source.file.last_envelope()
-        told = [gap for gap in gaps if self.tell(self._make_gap_draft(gap, envelope))]
-        if told and self._spool.flush(self._settings.emit_timeout_s):
+        tickets = [self._tell(self._make_gap_draft(gap, envelope)) for gap in gaps]
+        if any(tickets) and self._spool.flush(self._settings.emit_timeout_s):
+            told = [gap for gap, ticket in zip(gaps, tickets, strict=True) if _is_kept(ticket)]
             source.perform(lambda file: ledger.note_told(file.connection, told))
 
     def _tell_orphans(self, source: Source) -> None:
@@ -255,11 +257,15 @@ class Courier:
             return
         envelope = source.file.last_envelope()
         known = intents.known_elsewhere(self._spool.directory, source.file.name, found)
-        told = [
-            orphan.id for orphan in found
-            if orphan.id in known or self.tell(self._make_orphan_draft(orphan, envelope))
-        ]
-        if told and self._spool.flush(self._settings.emit_timeout_s):
+        for orphan in found:
+            if orphan.id not in known and not _is_on_its_way(self._telling.get(orphan.id)):
+                self._telling[orphan.id] = self._tell(self._make_orphan_draft(orphan, envelope))
+        if not self._spool.flush(self._settings.emit_timeout_s):
+            return
+        told = [one.id for one in found if one.id in known or _is_kept(self._telling[one.id])]
+        for id_ in told:
+            self._telling.pop(id_, None)
+        if told:
             source.perform(lambda file: intents.forget(file.connection, told))
             if source.file is not own:
                 self._spool.perform(lambda file: intents.forget(file.connection, told))
@@ -269,9 +275,11 @@ class Courier:
 
         One that finds no room is no new gap: it can be told later.
         """
-        return not self._spool.would_refuse(draft) and isinstance(
-            self._spool.append(draft), Ticket
-        )
+        return self._tell(draft) is not None
+
+    def _tell(self, draft: Draft) -> Ticket | None:
+        found = None if self._spool.would_refuse(draft) else self._spool.append(draft)
+        return found if isinstance(found, Ticket) else None
 
     def _finish(self) -> None:
         with self._spool.reading:
@@ -352,3 +360,12 @@ class Courier:
 
     def _is_stuck_or_drained(self) -> bool:
         return self._dispatcher.pace.not_before_s > self._monotonic_s() or self.is_drained()
+
+
+def _is_on_its_way(ticket: Ticket | None) -> bool:
+    return ticket is not None and ticket.refusal is None
+
+
+def _is_kept(ticket: Ticket | None) -> bool:
+    """Whether an event of our own was committed: a full disk refuses what had a ticket."""
+    return ticket is not None and ticket.group.done and ticket.refusal is None

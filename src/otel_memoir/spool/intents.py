@@ -60,6 +60,8 @@ class OpenIntents:
         self._owner = owner
         self._open: dict[str, tuple[int, bytes]] = {}
         self._left_behind: set[str] = set()
+        # Ended before they were declared: what a loop hands over can be overtaken.
+        self._over: set[str] = set()
         self._moved = 0
         self._is_new_file = False
 
@@ -75,14 +77,19 @@ class OpenIntents:
         if self._is_new_file:
             for known, (declared_unix_ns, about) in self._open.items():
                 self._write(connection, known, 0, declared_unix_ns, about)
+        declared: set[str] = set()
+        over = set(self._over)
         for entry in entries:
             if entry.intent is None:
                 continue
             id_, note = entry.intent
-            if note is not None:
-                self._write(connection, id_, 0, entry.unix_ns, note)
-            else:
+            if note is None:
+                if id_ not in declared and id_ not in self._open:
+                    over.add(id_)
                 self._end(connection, id_, entry.unix_ns)
+            elif id_ not in over:
+                declared.add(id_)
+                self._write(connection, id_, 0, entry.unix_ns, note)
 
     def _end(self, connection: sqlite3.Connection, id_: str, unix_ns: int) -> None:
         """End an intent; where another file may have it as open, that is kept."""
@@ -101,10 +108,13 @@ class OpenIntents:
             if entry.intent is None:
                 continue
             id_, note = entry.intent
-            if note is not None:
-                self._open[id_] = (entry.unix_ns, note)
+            if note is None:
+                if self._open.pop(id_, None) is None:
+                    self._over.add(id_)
+            elif id_ in self._over:
+                self._over.remove(id_)
             else:
-                self._open.pop(id_, None)
+                self._open[id_] = (entry.unix_ns, note)
         self._is_new_file = False
 
     def leave(self, again: Iterable[Entry]) -> None:
