@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from otel_memoir import MemoryLog
 from otel_memoir.errors import MemoirError
 from otel_memoir.events import names
 from otel_memoir.memory_log import Recorder
-from otel_memoir.testing import RecordedRecord, ScriptedCollector
+from otel_memoir.memory_log import receipt as receipts_of
+from otel_memoir.testing import Answer, RecordedRecord, ScriptedCollector
 from socket_programs.wiring import FAST
+from spool_helpers import select
 from test_memory_log import CALLS
 
 TIMEOUT_S = 20.0
 KEY = "0123456789abcdef"
+ANYONE_WAITS = threading.Event()
 
 
 @pytest.fixture
@@ -78,7 +83,7 @@ def _endless() -> list[Any]:
 
 def _deep() -> list[Any]:
     found: list[Any] = []
-    for _ in range(100_000):
+    for _ in range(3_000):
         found = [found]
     return found
 
@@ -303,3 +308,134 @@ def test_a_change_whose_process_died_is_told_of_with_its_intention_as_the_cause(
     told = {record.event_name: record for record in collector.delivered}
     unknown = told[names.EVENT_CHANGE_UNKNOWN]
     assert unknown.attributes[names.CAUSE_UIDS] == [told[names.EVENT_CHANGE_INTENDED].uid]
+
+
+# -- receipts and waits -------------------------------------------------------------------
+
+
+def until(condition: Callable[[], Any]) -> bool:
+    """Wait for what no event tells; return whether it came."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        if time.monotonic() >= deadline_s:
+            return False
+        ANYONE_WAITS.wait(0.02)
+    return True
+
+
+def test_a_receipt_says_the_same_once_the_ledger_is_compacted(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """What was delivered became ``partly rejected``, with what a neighbour was refused."""
+    log = make(request_records_max=1, retain_s=0.0, when_full="refuse")
+    states, receipts = [], []
+    for number in range(9):
+        no = number == 4
+        collector.respond = lambda _, no=no: Answer(rejected=int(no), message="no")  # type: ignore[misc]
+        receipts.append(log.created(f"r{number}"))
+        receipts[-1].wait(TIMEOUT_S)
+        states.append(receipts[-1].state())
+    assert states == ["delivered"] * 4 + ["rejected"] + ["delivered"] * 4
+    [path] = log.directory.glob("*.db")
+
+    def rows() -> int:
+        log.created("more").wait(TIMEOUT_S)  # what was delivered is tidied up as others come
+        return int(select(path, "SELECT count(*) FROM batch WHERE last_sequence <= 9")[0][0])
+
+    collector.respond = lambda _: Answer()
+    assert until(lambda: rows() <= 3)
+    assert [receipt.state() for receipt in receipts] == states
+
+
+def test_what_is_refused_on_a_loop_after_the_end_is_refused_at_once(
+    make: Callable[..., MemoryLog],
+) -> None:
+    """A change waited for the whole of ``emit_timeout_s``, and a receipt for ever."""
+    log = make(emit_timeout_s=3600.0)
+    log.close()
+
+    async def main() -> tuple[bool, str]:
+        receipt = log.created("r")
+        async with log.change("alice") as change:
+            pass
+        assert change.outcome is not None
+        return await receipt.stored(), change.outcome.state()
+
+    assert asyncio.run(main()) == (False, "refused")
+
+
+def test_what_has_no_disk_is_known_to_be_delivered_while_its_process_lives(
+    tmp_path: Path, make: Callable[..., MemoryLog]
+) -> None:
+    """A task that waited for it waited for ever."""
+    (tmp_path / "file").write_text("no directory")
+    log = make(spool_dir=str(tmp_path / "file"))
+    receipt = log.created("r")
+    assert receipt.wait(TIMEOUT_S)
+    assert asyncio.run(receipt.delivered(TIMEOUT_S))
+    assert not receipt.is_stored
+
+
+def test_many_tasks_that_wait_share_their_looks(
+    make: Callable[..., MemoryLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each opened the files by itself, at each ring: that took seconds of processor time."""
+    looks: list[int] = []
+    look = receipts_of.whereabouts_of_all
+    monkeypatch.setattr(
+        receipts_of, "whereabouts_of_all",
+        lambda directory, wanted: looks.append(len(wanted)) or look(directory, wanted),
+    )
+    log = make()
+
+    async def main() -> list[bool]:
+        receipts = [log.created(f"r{number}") for number in range(200)]
+        return await asyncio.gather(*(one.delivered(TIMEOUT_S) for one in receipts))
+
+    assert asyncio.run(main()) == [True] * 200
+    assert len(looks) < 200 + 50
+
+
+def test_waits_end_with_their_time_when_they_are_cancelled_and_when_the_leader_leaves(
+    make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """The one who looks for all is as free to go as the others."""
+    collector.respond = lambda _: Answer(status=503)
+    log = make()
+
+    async def main() -> tuple[bool, bool]:
+        receipt = log.created("r")
+        assert not await receipt.delivered(0.1)
+        leader = asyncio.create_task(receipt.delivered())
+        brief = asyncio.create_task(receipt.delivered(0.3))
+        patient = asyncio.create_task(receipt.delivered(TIMEOUT_S))
+        assert not await brief
+        leader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leader
+        collector.respond = lambda _: Answer()
+        return brief.result(), await patient
+
+    assert asyncio.run(main()) == (False, True)
+
+
+def test_a_loop_is_told_once_of_many_commits(make: Callable[..., MemoryLog]) -> None:
+    """Each task was told of each emit by itself: 256 held their loop for seconds."""
+    log = make()
+    told: list[int] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+
+        def counting(*args: Any, **given: Any) -> Any:
+            told.append(1)
+            return call(*args, **given)
+
+        await log.created("first").stored(TIMEOUT_S)
+        loop.call_soon_threadsafe = counting  # type: ignore[method-assign]  # to count
+        receipts = [log.created(f"r{number}") for number in range(100)]
+        assert all(await asyncio.gather(*(one.stored(TIMEOUT_S) for one in receipts)))
+
+    asyncio.run(main())
+    assert len(told) < 100

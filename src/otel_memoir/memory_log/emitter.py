@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from opentelemetry._logs import Logger
 from opentelemetry.context import get_current
-from opentelemetry.trace import Span, SpanKind, TracerProvider
+from opentelemetry.trace import Span, SpanKind, TracerProvider, get_current_span, use_span
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError, SpoolRefusedError
@@ -124,34 +124,48 @@ class Emitter:
         There is none for what is no such operation (``reflect`` has its own). A tracer that
         raises costs the span, and nothing else.
         """
-        if self.tracer_provider is None or operation not in _MEMORY_OPERATIONS:
+        span = self._begun(operation, provider_name)
+        if span is None:
             yield None
             return
-        tracer = self.tracer_provider.get_tracer(SCOPE)
-        # The conventions: CLIENT, or INTERNAL where the memory is in this process.
-        kind = SpanKind.CLIENT if provider_name else SpanKind.INTERNAL
-        manager, span = contextlib.ExitStack(), None
-        with _complaining("begin span"):
-            span = manager.enter_context(tracer.start_as_current_span(
-                str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
-            ))
+        manager = use_span(span, end_on_exit=True)
         try:
+            with _complaining("begin span"):
+                manager.__enter__()
             yield span
         except BaseException as error:
             with _complaining("end span"):
                 manager.__exit__(type(error), error, error.__traceback__)
             raise
         with _complaining("end span"):
-            manager.close()
+            manager.__exit__(None, None, None)
+
+    def _begun(self, operation: str | None, provider_name: str | None) -> Span | None:
+        """A new span; ``None`` if there is none, or if nobody makes spans here."""
+        if self.tracer_provider is None or operation not in _MEMORY_OPERATIONS:
+            return None
+        # The conventions: CLIENT, or INTERNAL where the memory is in this process.
+        kind = SpanKind.CLIENT if provider_name else SpanKind.INTERNAL
+        try:
+            span = self.tracer_provider.get_tracer(SCOPE).start_span(
+                str(operation), kind=kind, attributes={names.GEN_AI_OPERATION_NAME: str(operation)}
+            )
+            # Without an SDK it is the span that is current already.
+            is_new = span.get_span_context() != get_current_span().get_span_context()
+        except Exception as error:  # noqa: BLE001 - promise 6
+            complain("begin span", error)
+            return None
+        return span if is_new else None
 
 
 def describe(span: Span | None, event: MemoryEvent) -> None:
     """Say on a span what the conventions ask for of an event's facts."""
+    if span is None:
+        return
     with _complaining("describe span"):
-        if span is None or not span.is_recording():
-            return
-        said: dict[str, Any] = event.to_attributes()
-        span.set_attributes({key: said[key] for key in _ON_SPANS if key in said})
+        if span.is_recording():
+            said: dict[str, Any] = event.to_attributes()
+            span.set_attributes({key: said[key] for key in _ON_SPANS if key in said})
 
 
 @contextlib.contextmanager

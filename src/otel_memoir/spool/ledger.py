@@ -255,7 +255,8 @@ def pruned_runs(connection: sqlite3.Connection, from_id: int) -> tuple[list[Run]
     """Find delivered neighbours without payloads, a bounded number of rows at a time.
 
     A service that sends a small batch each second would otherwise keep 30 million
-    ledger rows a year.
+    ledger rows a year. A batch of which some was rejected stays as it is: merged, it would
+    let a record of a neighbour, which was delivered, be called partly rejected.
 
     Args:
         from_id: Where to go on, as it was returned; 0 to begin.
@@ -266,7 +267,7 @@ def pruned_runs(connection: sqlite3.Connection, from_id: int) -> tuple[list[Run]
     rows = connection.execute(
         "SELECT number, stream, first_id, last_id, last_sequence, "
         f"{', '.join(_SUMMED)} FROM batch WHERE pruned = 1 AND state = 'delivered' "
-        "AND first_id >= ? ORDER BY first_id LIMIT ?", (from_id, _SEEN_AT_ONCE),
+        "AND rejected = 0 AND first_id >= ? ORDER BY first_id LIMIT ?", (from_id, _SEEN_AT_ONCE),
     ).fetchall()
     runs: list[Run] = []
     for row in rows:
