@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -439,3 +441,28 @@ def test_a_loop_is_told_once_of_many_commits(make: Callable[..., MemoryLog]) -> 
 
     asyncio.run(main())
     assert len(told) < 100
+
+
+def test_receipts_are_equal_by_their_event_and_can_be_sent_to_another_process(
+    make: Callable[..., MemoryLog],
+) -> None:
+    """A receipt of a refusal has no event: it equals itself."""
+    log = make()
+    receipt, refused = log.created("r"), log.created(None)  # type: ignore[arg-type]  # the mistake
+    again = pickle.loads(pickle.dumps(receipt))
+    assert again == receipt == log.receipt(str(receipt)) == copy.deepcopy(receipt)
+    assert len({receipt, again, refused, log.created("s")}) == 3
+    assert again.wait(TIMEOUT_S)
+    assert pickle.loads(pickle.dumps(refused)).state() == "refused"
+
+
+def test_a_log_is_copied_with_an_agent_and_stays_in_its_process(
+    make: Callable[..., MemoryLog],
+) -> None:
+    """A copy is the log itself; what would be pickled says what to do instead."""
+    log = make()
+    bound = log.bind(agent_name="planner")
+    assert copy.deepcopy({"log": log, "bound": [bound]}) == {"log": log, "bound": [bound]}
+    for one in (log, bound):
+        with pytest.raises(TypeError, match="make one in the other process"):
+            pickle.dumps(one)

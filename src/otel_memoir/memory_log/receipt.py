@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from otel_memoir.errors import MemoirError
 from otel_memoir.memory_log.watch import Watch
@@ -39,7 +40,8 @@ _FORM = re.compile(
 class Receipt:
     """What became of an event. Made by the methods of ``MemoryLog``, or from text.
 
-    Nothing raises out of its methods.
+    Nothing raises out of its methods. Two of one event are equal, whichever process made
+    them. It can be pickled once its event has a number.
 
     Args:
         emission: The emission, in the process that emitted.
@@ -106,6 +108,19 @@ class Receipt:
 
     def __repr__(self) -> str:
         return f"<Receipt {self}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Receipt):
+            return NotImplemented
+        return self is other or (bool(self.uid) and self.uid == other.uid)
+
+    def __hash__(self) -> int:
+        return hash(self.uid) if self.uid else id(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled it is what its text says, with the directory; a copy is such a one too."""
+        known = (self._place(), self.stream, self.sequence, self.uid, self.refusal)
+        return _revived, known
 
     # -- what became of it ----------------------------------------------------
 
@@ -219,6 +234,14 @@ def _details_of_all(receipts: Sequence[Receipt]) -> list[Whereabouts]:
 
 def _are_settled(receipts: Sequence[Receipt]) -> list[bool]:
     return [answer.state not in _UNSETTLED for answer in _details_of_all(receipts)]
+
+
+def _revived(
+    directory: Path | None, stream: Stream | None, sequence: int, uid: str, refusal: str
+) -> Receipt:
+    return Receipt(
+        directory=directory, stream=stream, sequence=sequence, uid=uid, refusal=refusal
+    )
 
 
 _watch: Watch[Receipt] = Watch(_are_settled)

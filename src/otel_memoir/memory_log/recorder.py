@@ -26,6 +26,19 @@ class Recorder:
     def __init__(self, emitter: Emitter, maker: EventMaker) -> None:
         self._emitter, self._maker = emitter, maker
 
+    def __copy__(self) -> Recorder:
+        return self
+
+    def __deepcopy__(self, _: object) -> Recorder:
+        # Agents are copied with all they hold; there is one spool, whoever tells of it.
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"a {type(self).__name__} stays in its process: make one in the other process, with "
+            "the same settings (after a fork, nothing is needed)"
+        )
+
     # -- one memory record ----------------------------------------------------
 
     def created(
