@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 
 LOOK_S = 0.05
 
+_AT_ONCE = 4
+"""So many tasks are woken in one turn of their loop: each emits again, and that adds up."""
+
 
 class _Listener:
     """All tasks of one loop that wait. Only ``ring`` may be called by other threads."""
@@ -34,9 +37,17 @@ class _Listener:
 
     def _look(self) -> None:
         self._is_rung = False  # before the look: what comes after it rings again
-        for future, is_true in list(self.waiting.items()):
-            if not future.done() and is_true():
+        self._wake([
+            future for future, is_true in self.waiting.items() if not future.done() and is_true()
+        ])
+
+    def _wake(self, due: list[asyncio.Future[None]]) -> None:
+        """Wake a few, and the others after what else the loop has to do."""
+        for future in due[:_AT_ONCE]:
+            if not future.done():
                 future.set_result(None)
+        if len(due) > _AT_ONCE:
+            self._loop.call_soon(self._wake, due[_AT_ONCE:])
 
 
 class Bell:
