@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, InMemoryLogRecordExporter
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_memoir import MemoryLog
+from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
 from otel_memoir.events import names
 from otel_memoir.memory_log import Recorder
@@ -466,3 +468,17 @@ def test_a_log_is_copied_with_an_agent_and_stays_in_its_process(
     for one in (log, bound):
         with pytest.raises(TypeError, match="make one in the other process"):
             pickle.dumps(one)
+
+
+def test_a_provider_that_sends_by_itself_is_said_to_send_twice(
+    make: Callable[..., MemoryLog], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``install`` beside the stock processor: two records for each, with nothing said."""
+    monkeypatch.setattr(complaints, "_said", {})
+    provider = LoggerProvider()
+    provider.add_log_record_processor(BatchLogRecordProcessor(InMemoryLogRecordExporter()))
+    make(logger_provider=provider)
+    make(logger_provider=provider)
+    assert caplog.text.count("arrives twice") == 1
+    provider.shutdown()

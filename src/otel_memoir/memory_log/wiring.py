@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_memoir.diagnostics import complaints
 from otel_memoir.sdk import DurableLogRecordProcessor
+from otel_memoir.sdk._compat import BatchLogRecordProcessor
 from otel_memoir.sdk._compat import LoggerProvider as SdkLoggerProvider
 from otel_memoir.sdk.pipeline import Pipeline
 from otel_memoir.settings import Settings
@@ -77,16 +78,30 @@ def _joined(
     provider: SdkLoggerProvider, settings: Settings, environ: Mapping[str, str] | None,
     given: Mapping[str, Any],
 ) -> Pipeline:  # fmt: skip
+    _warn_of_batches(provider)
     pipeline = Pipeline(settings, environ=environ, **given)
     provider.add_log_record_processor(DurableLogRecordProcessor(pipeline=pipeline))
     return pipeline
 
 
-def pipeline_of(provider: SdkLoggerProvider) -> Pipeline | None:
-    """The pipeline of the first durable processor of a provider, if it has one."""
+def _warn_of_batches(provider: SdkLoggerProvider) -> None:
+    """Say that what two processors send to one destination arrives there twice."""
+    if any(isinstance(one, BatchLogRecordProcessor) for one in _processors_of(provider)):
+        complaints.say(
+            "memory log beside batches", "the logger provider has a BatchLogRecordProcessor too: "
+            "if both send to one destination, each record arrives twice. Leave one of them out.",
+        )
+
+
+def _processors_of(provider: SdkLoggerProvider) -> Sequence[Any]:
     # As in ``entry_points``: there is no public way to ask a provider for its processors.
     multi = getattr(provider, "_multi_log_record_processor", None)
-    for processor in getattr(multi, "_log_record_processors", ()):
+    return getattr(multi, "_log_record_processors", ())
+
+
+def pipeline_of(provider: SdkLoggerProvider) -> Pipeline | None:
+    """The pipeline of the first durable processor of a provider, if it has one."""
+    for processor in _processors_of(provider):
         if isinstance(processor, DurableLogRecordProcessor):
             return processor.pipeline
     return None
