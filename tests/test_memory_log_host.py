@@ -21,7 +21,7 @@ from otel_memoir import MemoryLog
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
 from otel_memoir.events import names
-from otel_memoir.memory_log import Recorder
+from otel_memoir.memory_log import BoundLog
 from otel_memoir.memory_log import receipt as receipts_of
 from otel_memoir.testing import Answer, RecordedRecord, ScriptedCollector
 from socket_programs.wiring import FAST
@@ -98,7 +98,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "bytes": lambda: b"\xff", "surrogate": lambda: "\ud800", "large": lambda: 2**70,
     "generator": lambda: (one for one in "ab"), "unhashable": dict,
 }
-POSITIONS: dict[str, Callable[[Recorder, Any], object]] = {
+POSITIONS: dict[str, Callable[[BoundLog, Any], object]] = {
     "record": lambda log, bad: log.created(bad),
     "content": lambda log, bad: log.created("r", content=bad),
     "importance": lambda log, bad: log.created("r", importance=bad),

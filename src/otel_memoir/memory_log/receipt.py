@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from otel_memoir.memory_log.watch import Watch
 from otel_memoir.sdk.bell import Bell
 from otel_memoir.sdk.emission import Emission
 from otel_memoir.spool import State, Stream
+from otel_memoir.spool.connection import StorageError
 from otel_memoir.spool.whereabouts import (
     LOST,
     PARTLY_REJECTED,
@@ -212,7 +212,7 @@ def _in_memory(emission: Emission) -> Whereabouts:
         return Whereabouts(IN_MEMORY)
     try:
         found = emission.pipeline.in_memory(ticket.life.stream, ticket.sequence)
-    except (MemoirError, sqlite3.Error):
+    except (MemoirError, StorageError):
         return Whereabouts(IN_MEMORY)
     return Whereabouts(IN_MEMORY) if found.state == State.PENDING.value else found
 
