@@ -38,9 +38,18 @@ def test_two_changes_of_the_same_content_prove_it_where_there_are_no_parents() -
     assert proven(
         change("c", CREATED, after_hash="tea"), change("a", before_hash="tea", after_hash="mate"),
         change("b", before_hash="tea", after_hash="coffee"),
-        change("d", before_hash="tea", after_hash="water"),
         change("n", before_hash="tea", after_hash="tea"),
-    ) == [("same hash before", "tea", ("a", "b", "d"))]
+    ) == [("same hash before", "tea", ("a", "b"))]
+
+
+def test_where_the_first_event_may_be_missing_it_takes_a_third_change() -> None:
+    """It may have been tea before, and again later."""
+    update = change("u", before_hash="mate", after_hash="tea")
+    two = [change("a", before_hash="tea", after_hash="mate"),
+           change("b", before_hash="tea", after_hash="coffee")]
+    assert proven(update, *two) == []
+    third = change("d", before_hash="tea", after_hash="water")
+    assert proven(update, *two, third) == [("same hash before", "tea", ("a", "b", "d"))]
 
 
 def test_two_changes_that_make_the_same_version_prove_it() -> None:
@@ -65,8 +74,8 @@ def test_two_changes_that_make_the_same_version_prove_it() -> None:
      change("b", before_hash="coffee", after_hash="tea"),
      change("d", before_hash="tea", after_hash="mate")],
     # It may have been tea before the first event, and tea again after a removal.
-    [change("a", before_hash="tea", after_hash="coffee"), change("c", CREATED, after_hash="tea"),
-     change("b", before_hash="tea", after_hash="mate")],
+    [change("a", before_hash="tea", after_hash="coffee"), change("x", DELETED),
+     change("c", CREATED, after_hash="tea"), change("b", before_hash="tea", after_hash="mate")],
     [change("a", before_hash="tea", after_hash="tea"), change("b", before_hash="tea",
                                                               after_hash="tea")],
     [change("a", record_version=2), change("x", DELETED), change("b", record_version=2)],

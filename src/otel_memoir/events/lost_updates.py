@@ -63,7 +63,9 @@ def lost_updates(events: Iterable[MemoryEvent]) -> tuple[LostUpdate, ...]:
         - *same version*: more changes made the same version number than the memory record
           can have had lives, which is one more than removals of it.
         - *same hash before*: a state was changed more often than it can have been there,
-          which is once for each event that made it, and once before the first event.
+          which is once for each event that made it, and once before the first event. Where
+          events created the memory record more often than others removed it, their first
+          one did, and there was no state before it.
 
         The latter two hold if no event of the memory record is missing, which sequence
         numbers and gap events tell.
@@ -71,9 +73,11 @@ def lost_updates(events: Iterable[MemoryEvent]) -> tuple[LostUpdate, ...]:
     made = [one for one in {e.uid: e for e in events if e.uid}.values() if one.outcome in _MADE]
     found: list[LostUpdate] = []
     for changes in _by_record(made).values():
+        removals = _removals(made, changes[0])
+        creations = sum(event.name == names.EVENT_RECORD_CREATED for event in changes)
         found += _groups(changes, "same parent", lambda event: event.parent_uid)
-        found += _groups(changes, "same version", _version, 1 + _removals(made, changes[0]))
-        found += _same_hash(changes)
+        found += _groups(changes, "same version", _version, 1 + removals)
+        found += _same_hash(changes, before_the_first=int(creations <= removals))
     return tuple(sorted(found, key=lambda one: tuple(map(str, one))))
 
 
@@ -129,7 +133,7 @@ def _beginnings(group: list[MemoryEvent]) -> list[list[MemoryEvent]]:
     return [[event for event in group if event.before_hash == one] for one in hashes]
 
 
-def _same_hash(changes: list[MemoryEvent]) -> list[LostUpdate]:
+def _same_hash(changes: list[MemoryEvent], *, before_the_first: int) -> list[LostUpdate]:
     moved = [event for event in changes if event.before_hash != event.after_hash]
     made = Counter(event.after_hash for event in moved)
     taken: dict[str, list[MemoryEvent]] = defaultdict(list)
@@ -139,7 +143,7 @@ def _same_hash(changes: list[MemoryEvent]) -> list[LostUpdate]:
     return [
         _lost(group, "same hash before", common)
         for common, group in taken.items()
-        if len(group) > made[common] + 1
+        if len(group) > made[common] + before_the_first
     ]
 
 
