@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from opentelemetry.trace import set_span_in_context
 from locks.actors import Actor, Stage
 from otel_memoir.errors import DeadlockError, LockTimeoutError, OwnerDiedError
 from otel_memoir.events import names, undeclared
-from otel_memoir.locks import states
+from otel_memoir.locks import LockManager, states
 from otel_memoir.locks.modes import NAMES
 from otel_memoir.locks.report import REFUSED, REORDERED, REPORTED
 
@@ -27,8 +28,7 @@ yaml = pytest.importorskip("yaml", reason="needs PyYAML: install the development
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
-# Who gives up a wait of itself is told of nothing.
-OUTCOMES = {states.GRANTED, states.TIMEOUT, states.VICTIM, states.DIED}
+OUTCOMES = {states.GRANTED, states.TIMEOUT, states.VICTIM, states.DIED, states.CANCELLED}
 
 Said = list[tuple[str, Any]]
 
@@ -99,10 +99,25 @@ class Listener:
         return [pair for attributes in found for pair in attributes.items()]
 
 
+async def give_up(locks: LockManager) -> None:
+    """Wait for a lock, and be cancelled."""
+    task = asyncio.create_task(acquired(locks))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def acquired(locks: LockManager) -> None:
+    """Wait for a lock."""
+    await locks.acquire_async("k")
+
+
 def contend(listener: Listener) -> None:
-    """A wait that ends well, one in time, one by a death; a deadlock of merged modes; a loss."""
+    """Waits that end well, in time, by a death, given up; a deadlock of merged modes; a loss."""
     one, two, three = listener.actors(3)
     lease = one.acquire("k", ttl=3600.0).get()
+    two.do(lambda: asyncio.run(give_up(listener.stage.locks))).get()
     asked = two.acquire("k")
     listener.stage.sleeps(two)
     one.release(lease).get()

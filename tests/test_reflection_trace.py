@@ -20,7 +20,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
-from locks.actors import Stage
+from locks.actors import Stage, ThreadActor
 from otel_memoir import LockManager, Reflections, diagnostics
 from otel_memoir.errors import (
     LockLostError,
@@ -28,7 +28,7 @@ from otel_memoir.errors import (
     ReflectionSkippedError,
     WriteConflictError,
 )
-from otel_memoir.events import names
+from otel_memoir.events import from_log_record, names, undeclared
 from otel_memoir.reflection.telling import type_of
 from reflection_helpers import COMPLETED, FAILED, SKIPPED, STARTED, Told, enter, held, leave
 
@@ -99,6 +99,32 @@ def test_a_reflection_is_an_internal_span_with_its_events_in_it(told: Told, run:
         "memoir.reflection.id": started.attributes[names.REFLECTION_ID],
         "memoir.reflection.name": "consolidate", "memoir.reflection.trigger": "idle",
     }  # fmt: skip
+
+
+def test_what_a_reflection_asks_for_says_its_id() -> None:
+    """Its own locks, and others inside its block; and nothing that is asked for outside of it."""
+    logs = InMemoryLogRecordExporter()
+    loggers = LoggerProvider(shutdown_on_exit=False)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    locks = LockManager(logger_provider=loggers)
+    told, rival = Told(locks), ThreadActor(locks)
+    leases = [rival.acquire(key).get() for key in (KEY, "other")]
+    refused, inside = told.reflect("consolidate", keys=KEY, timeout=0), told.reflect("consolidate")
+    with pytest.raises(LockTimeoutError), refused:
+        raise AssertionError
+    with inside, pytest.raises(LockTimeoutError):
+        locks.acquire("other", timeout=0)
+    with pytest.raises(LockTimeoutError):
+        locks.acquire("other", timeout=0)
+    rival.do(lambda: [lease.release() for lease in leases]).get()
+    rival.end()
+    records = [one.log_record for one in logs.get_finished_logs()]
+    assert [(record.event_name, (record.attributes or {}).get(names.REFLECTION_ID))
+            for record in records] == [
+        (names.EVENT_LOCK_TIMEOUT, refused.id), (names.EVENT_LOCK_TIMEOUT, inside.id),
+        (names.EVENT_LOCK_TIMEOUT, None),
+    ]  # fmt: skip
+    assert [undeclared(from_log_record(record)) for record in records] == [()] * 3
 
 
 def test_an_agent_without_a_name_has_a_span_without_one(run: Any) -> None:

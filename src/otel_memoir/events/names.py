@@ -117,10 +117,8 @@ OUTPUT_RECORD_IDS: Final = "memoir.output.record_ids"
 REFLECTION_ID: Final = "memoir.reflection.id"
 REFLECTION_NAME: Final = "memoir.reflection.name"
 REFLECTION_TRIGGER: Final = "memoir.reflection.trigger"
-REFLECTION_SNAPSHOT_SEQUENCE: Final = "memoir.reflection.snapshot_sequence"
 REFLECTION_DURATION: Final = "memoir.reflection.duration"
 REFLECTION_INSIGHTS: Final = "memoir.reflection.insights"
-REFLECTION_RERUNS: Final = "memoir.reflection.reruns"
 REFLECTION_WRITES_APPLIED: Final = "memoir.reflection.writes_applied"
 REFLECTION_RERUN_REQUESTED: Final = "memoir.reflection.rerun_requested"
 REFLECTION_HOLDER_IDS: Final = "memoir.reflection.holder_ids"
@@ -216,8 +214,7 @@ ATTRIBUTES_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
         "memoir.recall.top_k", "memoir.recall.dropped", "memoir.query.size",
         "memoir.context.tokens", "memoir.extraction.candidates", "memoir.extraction.accepted",
         "memoir.consolidation.inputs", "memoir.consolidation.outputs",
-        "memoir.reflection.snapshot_sequence", "memoir.reflection.insights",
-        "memoir.reflection.reruns", "memoir.lock.queue_length", "memoir.lock.priority",
+        "memoir.reflection.insights", "memoir.lock.queue_length", "memoir.lock.priority",
         "memoir.lock.fencing_token", "memoir.gap.records", "memoir.gap.stream.epoch",
         "memoir.gap.first_sequence", "memoir.gap.last_sequence",
     ),

@@ -192,7 +192,7 @@ EVENTS: Final = {
         ),
         attributes=frozenset((
             "memoir.input.record_ids", "memoir.reflection.id", "memoir.reflection.name",
-            "memoir.reflection.snapshot_sequence", "memoir.reflection.trigger",
+            "memoir.reflection.trigger",
         )),
     ),
     "memoir.reflection.completed": Kind(
@@ -205,7 +205,7 @@ EVENTS: Final = {
         attributes=frozenset((
             "memoir.input.record_ids", "memoir.output.record_ids", "memoir.reflection.duration",
             "memoir.reflection.id", "memoir.reflection.insights", "memoir.reflection.name",
-            "memoir.reflection.rerun_requested", "memoir.reflection.reruns",
+            "memoir.reflection.rerun_requested",
         )),
     ),
     "memoir.reflection.failed": Kind(

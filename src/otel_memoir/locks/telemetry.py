@@ -4,7 +4,8 @@ Nothing is told of a lock that was free: a span costs more than ten times such a
 deadlock every unit tells: one log event in its own span's context, all with one deadlock id,
 and one span event on each span that still records. With the specification's
 event-to-span-event bridge in place the log event has become a span event already, and no
-second one is added.
+second one is added. What was asked for inside a reflection says its id, which is found in the
+OpenTelemetry context under the name of that attribute.
 
 It works with the OpenTelemetry API alone, and then does nothing; it never raises.
 """
@@ -25,7 +26,7 @@ from opentelemetry._logs import (
     SeverityNumber,
     get_logger,
 )
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_value
 from opentelemetry.trace import NonRecordingSpan, Span, get_current_span, set_span_in_context
 
 from otel_memoir.events import SCHEMA_VERSION, names
@@ -134,6 +135,9 @@ class Telemetry:
 
     def _emit(self, context: Context | None, name: str, attributes: Attributes) -> None:
         attributes = {names.SCHEMA_VERSION: SCHEMA_VERSION, **attributes}
+        reflection = get_value(names.REFLECTION_ID, context)
+        if isinstance(reflection, str):
+            attributes[names.REFLECTION_ID] = reflection
         span = get_current_span(context)
         before = _count(span, name)
         if self._events != "span_event":

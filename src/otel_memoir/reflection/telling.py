@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from opentelemetry import trace
 from opentelemetry._logs import Logger, LoggerProvider, get_logger
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach, detach, set_value
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from otel_memoir.diagnostics import complaints
@@ -107,11 +107,13 @@ class Story:
         self._token: Token[Context] | None = None
 
     def begin(self) -> None:
-        """Begin the span, and make it the current one."""
+        """Begin the span, and make it the current one; locks tell of the reflection from here."""
         begun = guarded(partial(self._teller.begin_span, self._plan, self._id))
         if begun is not None:
             self._span = begun
-            self._context = trace.set_span_in_context(begun)
+            self._context = set_value(
+                names.REFLECTION_ID, self._id, trace.set_span_in_context(begun)
+            )
             self._token = attach(self._context)
 
     def started(self) -> None:
