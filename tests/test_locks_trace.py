@@ -392,6 +392,58 @@ def test_a_wait_that_is_cancelled_is_measured_too(observed: Observed) -> None:
     )  # fmt: skip
 
 
+def test_a_lock_whose_waiter_gave_up_is_measured_when_it_is_let_go(observed: Observed) -> None:
+    """It was in somebody's way. What nobody asked for meanwhile is not."""
+    one, two = observed.stage.actors(2)
+    wanted, free = one.acquire("notes/a").get(), one.acquire("notes/b").get()
+    assert isinstance(two.acquire("notes/a", timeout=0.01).error(), LockTimeoutError)
+    one.release(free).get()
+    assert "memoir.lock.hold_time" not in observed.metrics()
+    one.release(wanted).get()
+    assert observed.metrics()["memoir.lock.hold_time"] == {"notes/*": 1}
+    assert not observed.stage.locks._engine.wanted
+
+
+def test_what_was_let_go_by_a_downgrade_was_held_since_it_was_granted() -> None:
+    """Not for the moment between the two modes."""
+    now_ns, measured = [0], []
+    with Stage("threads", monotonic_ns=lambda: now_ns[0]) as stage:
+        engine = stage.locks._engine
+        engine.on_contended = lambda lease: measured.append(now_ns[0] - lease.acquired_ns)
+        one, two = stage.actors(2)
+        lease = one.acquire("k").get()
+        asked = two.acquire("k", "shared")
+        stage.sleeps(two)
+        now_ns[0] = 5
+        one.downgrade(lease).get()
+        assert asked.get().held
+    assert measured == [5]
+
+
+def test_a_fork_child_has_counted_nothing() -> None:
+    """Its parent tells of what it did; and what another thread locks as it forks is free."""
+    program = (
+        "import os\n"
+        "from otel_memoir.locks import LockManager, metrics\n"
+        "locks, gone = LockManager(), LockManager()\n"
+        "for one in (locks, gone): one.acquire('s/k').release()\n"
+        "instruments, = metrics._global\n"
+        "del gone, one\n"
+        "instruments.found('refused')\n"
+        "def counted():\n"
+        "    total = instruments._total('memoir.lock.acquired')()\n"
+        "    own = locks.snapshot().classes.get('s/*', {}).get('acquired', 0)\n"
+        "    return own + total.get('s/*', 0) + len(instruments._deadlocks)\n"
+        "child = os.fork()\n"
+        "if not child: os._exit(counted())\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), counted())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stdout.split() == ["0", "4"], done.stderr
+
+
 def test_a_fork_child_does_not_have_its_parents_deadlocks() -> None:
     """Its units are others: they would be taken for its own."""
     program = (

@@ -17,7 +17,7 @@ from otel_memoir.errors import LockTimeoutError
 from otel_memoir.locks import queueing, states
 from otel_memoir.locks.donation import Donations
 from otel_memoir.locks.effects import Effects
-from otel_memoir.locks.graph import Graph
+from otel_memoir.locks.graph import Graph, leases_in_the_way
 from otel_memoir.locks.misuse import reentered
 from otel_memoir.locks.modes import CONFLICT_FIELDS, ONE
 from otel_memoir.locks.order import LockOrder
@@ -54,6 +54,7 @@ class Core:
         self.graph = Graph(self.roll, self.blocked)
         self.donations = Donations(self.graph, aging_ns)
         self.deferred: deque[Claim] = deque()
+        self.wanted: set[Claim] = set()  # leases in the way of somebody who gave up
         self.watches: tuple[Watch, ...] = ()
         self.order: LockOrder | None = None
         self.on_waited: Callable[[Wait], object] = lambda wait: None
@@ -105,7 +106,7 @@ class Core:
             return False
 
     def let_go(self, lease: Claim, state: str, effects: Effects | None = None) -> Effects | None:
-        """End a lease; what is returned knows the queues that it touched. None: there are none."""
+        """End a lease; return what is owed for that. None: nothing, since nobody wanted it."""
         owner = lease.owner
         assert owner is not None
         lease.state = state
@@ -114,6 +115,7 @@ class Core:
             watch.note(lease)
         if owner.refusals and not owner.leases and lease.token > owner.refused_at:
             owner.refusals = 0
+        wanted = bool(self.wanted) and lease in self.wanted
         for entry, mode in lease.steps:
             one = ONE[mode]
             if entry.total == one:
@@ -122,8 +124,13 @@ class Core:
             else:
                 queueing.take_back(owner, entry, mode)
             if entry.queue:
+                wanted = True
                 effects = effects or Effects()
                 effects.dirty.append(entry)
+        if wanted:
+            self.wanted.discard(lease)
+            effects = effects or Effects()
+            effects.calls.append(partial(self.on_contended, lease))
         return effects
 
     def take_away(self, lease: Claim, why: str, effects: Effects) -> None:
@@ -142,6 +149,7 @@ class Core:
         wait.error = error
         entry = wait.entry
         if entry is not None:
+            self.wanted.update(leases_in_the_way(wait))
             entry.queue.remove(wait)
             effects.dirty.append(entry)
         for entry, mode in wait.steps[: wait.index]:
@@ -182,10 +190,11 @@ class Core:
         return tuple(dict.fromkeys(edge.target.id for edge in edges))
 
     def forget(self) -> None:
-        """In a fork child: no unit of these is there, and nobody waits."""
-        self.table.entries.clear()
+        """In a fork child: no unit of these is there, nobody waits, and nothing was counted."""
+        self.table.forget()
         self.blocked.clear()
         self.deferred.clear()
+        self.wanted.clear()
         self.watches = ()
         self.donations.forget()
         self.roll.forget()

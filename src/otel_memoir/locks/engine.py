@@ -20,7 +20,7 @@ from functools import partial
 
 from otel_memoir.locks import queueing, states
 from otel_memoir.locks.core import Core
-from otel_memoir.locks.effects import Effects, guarded
+from otel_memoir.locks.effects import Effects
 from otel_memoir.locks.judge import Judge, OnDeadlock, Policy
 from otel_memoir.locks.misuse import held_already, not_yours
 from otel_memoir.locks.modes import BIT, CONFLICT_BITS, CONFLICT_FIELDS, X
@@ -75,7 +75,6 @@ class Engine(Core):
                 return
             self.settle(effects)
         self.pay(effects)
-        guarded(partial(self.on_contended, lease))
 
     # -- with contention ------------------------------------------------------
 

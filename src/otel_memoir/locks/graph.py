@@ -12,6 +12,7 @@ all members are stuck (a *knot*), and that is computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import repeat
 from typing import NamedTuple
 
@@ -203,12 +204,19 @@ class Graph:
 
 def in_the_way(wait: Wait) -> Claim | Wait | None:
     """What a wait waits for first: what is held, or another wait that is ahead."""
+    lease = next(leases_in_the_way(wait), None)
+    if lease is not None or wait.entry is None or wait.state is not states.WAITING:
+        return lease
+    return next((one for one in wait.entry.queue if one is not wait), None)
+
+
+def leases_in_the_way(wait: Wait) -> Iterator[Claim]:
+    """What others hold that a wait waits for."""
     entry = wait.entry
     if entry is None or wait.state is not states.WAITING:
-        return None
+        return
     bits = CONFLICT_BITS[wait.mode]
     for owner in entry.holders:
         for lease in owner.leases if owner is not wait.owner else ():
             if any(entry is step[0] and bits & BIT[step[1]] for step in lease.steps):
-                return lease
-    return next((one for one in entry.queue if one is not wait), None)
+                yield lease

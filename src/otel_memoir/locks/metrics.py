@@ -10,6 +10,7 @@ SDK asks the first, and of every other manager nothing would be told.
 from __future__ import annotations
 
 import operator
+import os
 import threading
 import weakref
 from collections import Counter, deque
@@ -70,9 +71,9 @@ class Instruments:
     def __init__(self, provider: MeterProvider) -> None:
         self._cores: weakref.WeakSet[Core] = weakref.WeakSet()
         self._gone: deque[_Classes] = deque()
-        self._past: dict[str, Counter[str]] = {name: Counter() for name, *_ in _COUNTERS}
+        self._past: dict[str, Counter[str]] = {}
         self._deadlocks: Counter[str] = Counter()
-        self._lock = threading.RLock()  # a finaliser may come back in the same thread
+        self.forget()
         meter = provider.get_meter(SCOPE)
         self.wait_time = meter.create_histogram(
             "memoir.lock.wait_time", "s", "How long locks were waited for, where they were.",
@@ -101,6 +102,13 @@ class Instruments:
         with self._lock:
             self._cores.add(core)
         weakref.finalize(core, self._gone.append, core.table.classes).atexit = False
+
+    def forget(self) -> None:
+        """In a fork child: what was counted is told of by the parent."""
+        self._lock = threading.RLock()  # a finaliser may come back in the same thread
+        self._gone.clear()
+        self._past = {name: Counter() for name, *_ in _COUNTERS}
+        self._deadlocks.clear()
 
     def found(self, resolution: str) -> None:
         """Count a deadlock."""
@@ -158,6 +166,16 @@ def _instruments_of(provider: MeterProvider | None) -> Instruments:
             return _global[0]
         made = _shared[provider] = Instruments(provider)
         return made
+
+
+def _after_fork() -> None:
+    global _sharing
+    _sharing = threading.RLock()
+    for one in (*_shared.values(), *_global):
+        one.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _guarded(

@@ -51,6 +51,11 @@ class Table:
         """All waits."""
         return [wait for entry in self.entries.values() for wait in entry.queue]
 
+    def forget(self) -> None:
+        """In a fork child: all of it is the parent's, also what was counted."""
+        self.entries.clear()
+        self.classes.clear()
+
     def _class(self, name: str) -> LockClass:
         if name not in self.classes and len(self.classes) >= CLASSES_MAX:
             name = OTHER

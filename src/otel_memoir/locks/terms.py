@@ -44,6 +44,7 @@ def _swap(engine: Engine, lease: Claim, fresh: Claim) -> None:
     with engine.mutex:
         if lease.state is HELD:
             lease.steps, fresh.steps = fresh.steps, lease.steps
+            fresh.acquired_ns = lease.acquired_ns  # so long was held what is let go now
             lease.mode, lease.token = fresh.mode, fresh.token
     engine.release(fresh, None)
     lease.check()
