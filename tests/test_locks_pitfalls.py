@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from locks.actors import PATIENCE_S, Stage
+from locks.actors import PATIENCE_S, Stage, ThreadActor
 from otel_memoir.errors import DeadlockError, LockError, LockLostError, LockTimeoutError
 from otel_memoir.locks import Lease, LockManager, parking, states
 from otel_memoir.locks.effects import Effects
@@ -327,7 +327,7 @@ def test_a_synchronous_wait_for_a_thread_may_block_a_loop(locks: LockManager) ->
     assert empty(locks)
 
 
-class OutsideError(Exception):
+class OutsideError(BaseException):
     """Comes from outside, between two lines."""
 
 
@@ -341,6 +341,26 @@ def hold_several(locks: LockManager) -> None:
     """The path with it, but for the wait."""
     with locks.hold_all({"s/a": "exclusive", "t": "shared"}):
         pass
+
+
+def hold_contended(locks: LockManager) -> None:
+    """The path with the wait: the lock is let go as this thread begins to sleep."""
+    holder = ThreadActor(locks)
+    lease = holder.acquire("k").get()
+    park = parking.ThreadParker.park
+
+    def let_go_and_park(parker: Any, timeout: float) -> None:
+        holder.release(lease).get()
+        park(parker, timeout)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parking.ThreadParker, "park", let_go_and_park)
+            with locks.hold("k"):
+                pass
+    finally:
+        holder.release(lease).get()
+        holder.end()
 
 
 def lines_of(operation: Any) -> list[tuple[str, int]]:
@@ -411,7 +431,7 @@ def without_collector() -> Generator[None, None, None]:
         gc.enable()
 
 
-@pytest.mark.parametrize("operation", [hold_one, hold_several])
+@pytest.mark.parametrize("operation", [hold_one, hold_several, hold_contended])
 def test_an_interrupt_at_any_line_leaves_nothing_held(operation: Any) -> None:
     """Between the grant and the block, and also between two lines under the mutex.
 

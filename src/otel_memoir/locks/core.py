@@ -150,7 +150,8 @@ class Core:
         entry = wait.entry
         if entry is not None:
             self.wanted.update(leases_in_the_way(wait))
-            entry.queue.remove(wait)
+            if wait in entry.queue:  # not yet, where an interrupt came between the two
+                entry.queue.remove(wait)
             effects.dirty.append(entry)
         for entry, mode in wait.steps[: wait.index]:
             queueing.take_back(wait.owner, entry, mode)
