@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_crash_in_a_change(tmp_path: Path, collector: ScriptedCollector) -> None
     arrived = told(collector)
     assert arrived.count(names.EVENT_CHANGE_INTENDED) == 1
     assert arrived.count(names.EVENT_CHANGE_UNKNOWN) == 1
+
+
+def test_reflections_in_deadlock(tmp_path: Path, collector: ScriptedCollector) -> None:
+    """One is refused, with the circle; begun again it completes, and nothing is written twice."""
+    said = run("reflections_in_deadlock.py", tmp_path, collector).splitlines()
+    (refused,) = [line for line in said if line.startswith("refused: ")]
+    assert refused.count(" waits for lock profile/") == 2
+    assert all(f"thread:{name}/" in refused for name in ("alice", "bob"))
+    assert sorted(line for line in said if line not in (refused, "delivered: True")) == [
+        "completed: alice", "completed: bob",
+    ]
+    assert Counter(told(collector)) == {
+        names.EVENT_REFLECTION_STARTED: 3, names.EVENT_REFLECTION_FAILED: 1,
+        names.EVENT_REFLECTION_COMPLETED: 2, names.EVENT_LOCK_DEADLOCK: 2,
+        names.EVENT_CHANGE_INTENDED: 2, names.EVENT_RECORD_UPDATED: 2,
+    }
 
 
 def test_hosts_in_order(tmp_path: Path, collector: ScriptedCollector) -> None:
