@@ -21,7 +21,7 @@ from otel_memoir.errors import DeadlockError, LockTimeoutError
 from otel_memoir.locks import LockManager
 from otel_memoir.locks.modes import ONE
 
-OPERATIONS = int(os.environ.get("MEMOIR_TEST_LOCK_OPERATIONS", "60"))
+OPERATIONS = int(os.environ.get("MEMOIR_TEST_LOCK_OPERATIONS", "20"))
 PATIENCE_S = 60.0 + OPERATIONS
 MORE_KEYS = int(os.environ.get("MEMOIR_TEST_LOCK_KEYS", "0"))
 KEYS = ("s/a", "s/b", "s/c", "t/a", "t/b", "u", *(f"v/{n % 7}/{n}" for n in range(MORE_KEYS)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any
@@ -228,8 +229,9 @@ def many(seed: int, count: int = 12) -> tuple[Told, Counters]:
     return told, store
 
 
+EXAMPLES = int(os.environ.get("MEMOIR_TEST_EXAMPLES", "15"))
 PATIENT = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
