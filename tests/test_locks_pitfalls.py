@@ -210,6 +210,49 @@ def test_who_calls_acquire_async_owns_what_another_task_awaited(locks: LockManag
     assert empty(locks)
 
 
+def through_wait_for(locks: LockManager, timeout: float) -> list[Any]:
+    """How a circle of two ends of which one asks by ``wait_for``, and the other after it."""
+
+    async def one() -> None:
+        async with locks.hold("a"):
+            await _turns()
+            lease = await asyncio.wait_for(locks.acquire_async("b"), timeout)
+            lease.release()
+
+    async def two() -> None:
+        async with locks.hold("b"):
+            await _turns()
+            async with locks.hold("a"):
+                pass
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*map(asyncio.create_task, (one(), two())),
+                                    return_exceptions=True)
+
+    return [type(end) for end in asyncio.run(main())]
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="wait_for awaits in the same task: run it on 3.10 or 3.11"
+)
+def test_a_circle_through_a_wait_for_of_another_task_ends_by_its_timeout(
+    locks: LockManager
+) -> None:
+    """Nobody is told that the owner waits for that task. The other gets what it waits for."""
+    assert through_wait_for(locks, 0.01) == [asyncio.TimeoutError, type(None)]
+    assert empty(locks)
+    assert locks.deadlocks() == ()
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="wait_for awaits in another task: run it on 3.12 or newer"
+)
+def test_a_circle_through_a_wait_for_of_the_same_task_is_a_deadlock(locks: LockManager) -> None:
+    """As if the lock had been asked for directly."""
+    assert through_wait_for(locks, PATIENCE_S) == [type(None), DeadlockError]
+    assert empty(locks)
+
+
 async def _awaiting(what: Any) -> Any:
     return await what
 

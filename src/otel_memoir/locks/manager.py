@@ -154,7 +154,8 @@ class LockManager:
         """As ``acquire``, for tasks.
 
         Who calls is the owner, not who awaits: ``wait_for`` of Python 3.11 and older runs
-        what it is given in a task of its own.
+        what it is given in a task of its own. Nobody can tell there that the owner waits for
+        that task, so a circle through it ends by its timeout only: give ``timeout`` instead.
         """
         lease = self.hold(key, mode, **options)
         frame = sys._getframe(1)
