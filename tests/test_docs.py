@@ -36,6 +36,48 @@ def test_an_example_ends_well_and_what_it_tells_arrives(program: str, tmp_path: 
         assert collector.delivered or "MemoryLog" not in program
 
 
+def unknown_tests(page: str) -> tuple[int, list[str]]:
+    """How many tests the tables of a page name, and which of them there are not.
+
+    A letter of the legend (``P is tests/...``) says in which file the names after it are; a
+    name that ends with an ellipsis is the beginning of one.
+    """
+    files = {
+        letter: (ROOT / path).read_text()
+        for letter, path in re.findall(r"`([A-Z])` is `(tests/\w+\.py)`", page)
+    }
+    count, unknown = 0, []
+    for row in re.findall(r"^\|.*$", page, re.MULTILINE):
+        file = None
+        for letter, name in re.findall(r"(?<![\w`])([A-Z])(?![\w`])|`(\w+…?)`", row):
+            file = files.get(letter, file)
+            if name and file is not None:
+                count += 1
+                start = f"def test_{name}".rstrip("…")
+                known = start in file if name.endswith("…") else f"{start}(" in file
+                unknown += [] if known else [name]
+        paths = re.findall(r"`(tests/\w+\.py)`", row)
+        unknown += [path for path in paths if not (ROOT / path).exists()]
+    return count, unknown
+
+
+def test_every_test_that_the_proof_of_locks_names_exists() -> None:
+    """A renamed test takes its row with it."""
+    count, unknown = unknown_tests((DOCS / "proof-locks.md").read_text())
+    assert unknown == []
+    assert count > 60
+
+
+@pytest.mark.parametrize("row", [
+    "| P `no_test_of_this_name` |", "| P `a_walk_ends_in_a_circle` |", "| P `no_such_…` |",
+    "| `tests/test_no_such_file.py` |",
+])
+def test_a_test_that_there_is_not_would_be_seen(row: str) -> None:
+    """Negative control."""
+    _, unknown = unknown_tests(f"`P` is `tests/test_locks_pitfalls.py`\n{row}\n")
+    assert len(unknown) == 1
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
     """Beside a spool that has what the page's first example told."""

@@ -263,6 +263,25 @@ def test_a_greater_priority_goes_first_and_equal_ones_in_order(stage: Stage) -> 
     assert order == [2, 0, 1]
 
 
+@pytest.mark.parametrize("late_s, order", [(2, (1, 0)), (4, (0, 1))])
+def test_who_waited_long_enough_is_not_overtaken_by_a_greater_priority(
+    late_s: int, order: tuple[int, int]
+) -> None:
+    """All age alike: a step of priority is worth a second of waiting, and no more."""
+    now_ns = [0]
+    with Stage("threads", monotonic_ns=lambda: now_ns[0], aging_s=1.0) as stage:
+        one, *others = stage.actors(3)
+        lease = one.acquire("k").get()
+        answers = []
+        for actor, priority, now_s in zip(others, (0, 3), (0, late_s)):
+            now_ns[0] = now_s * 10**9
+            answers.append(actor.acquire("k", priority=priority))
+            stage.sleeps(actor)
+        one.release(lease).get()
+        for number in order:
+            others[number].release(answers[number].get()).get()
+
+
 def test_the_locks_of_a_unit_that_ends_are_not_waited_for_for_ever(stage: Stage) -> None:
     """Who waits is told once; then the key is free."""
     one, two = stage.actors(2)
