@@ -320,6 +320,7 @@ def test_a_dead_process_is_recognised_though_its_child_keeps_the_socket_open(
         assert (found["processes"], found["silent"], sockets(state)) == ([], [], [])
 
 
+@pytest.mark.newest
 def test_each_worker_of_a_server_is_seen(tmp_path: Path, state: Path) -> None:
     """gunicorn, which forks them after it has loaded the application and its lock manager."""
     with listening() as listener:
