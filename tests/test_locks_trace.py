@@ -264,6 +264,20 @@ def test_a_long_wait_in_vain_is_linked_too() -> None:
     assert link.context == spans[0].get_span_context()
 
 
+def test_who_queues_behind_is_not_taken_for_who_is_in_the_way() -> None:
+    """One who has taken the first of several keys has no lease yet: then nobody is named."""
+    with Stage("threads") as stage:
+        one, two, three, four = stage.actors(4)
+        one.acquire("b").get()
+        two.acquire_all({"a": "exclusive", "b": "exclusive"})
+        stage.sleeps(two)
+        for actor, priority in ((three, 0), (four, 5)):
+            actor.acquire("a", priority=priority)
+            stage.sleeps(actor)
+        blockers = {wait.unit.id: wait.blocker for wait in stage.locks._engine.table.waits()}
+        assert blockers[four.unit] is None
+
+
 def test_a_span_is_not_linked_to_itself() -> None:
     """Two units of one span wait for each other's locks: there is nothing to follow."""
     observed = Observed(long_wait_s=0.0)
@@ -423,7 +437,7 @@ def test_what_was_let_go_by_a_downgrade_was_held_since_it_was_granted() -> None:
 def test_a_fork_child_has_counted_nothing() -> None:
     """Its parent tells of what it did; and what another thread locks as it forks is free."""
     program = (
-        "import os\n"
+        "import os, threading\n"
         "from otel_memoir.locks import LockManager, metrics\n"
         "locks, gone = LockManager(), LockManager()\n"
         "for one in (locks, gone): one.acquire('s/k').release()\n"
@@ -434,8 +448,14 @@ def test_a_fork_child_has_counted_nothing() -> None:
         "    total = instruments._total('memoir.lock.acquired')()\n"
         "    own = locks.snapshot().classes.get('s/*', {}).get('acquired', 0)\n"
         "    return own + total.get('s/*', 0) + len(instruments._deadlocks)\n"
+        "inside, go = threading.Event(), threading.Event()\n"
+        "def stay():\n"
+        "    with metrics._sharing, instruments._lock: inside.set(); go.wait(30)\n"
+        "threading.Thread(target=stay).start()\n"
+        "inside.wait(30)\n"
         "child = os.fork()\n"
-        "if not child: os._exit(counted())\n"
+        "if not child: LockManager(); os._exit(counted())\n"
+        "go.set()\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), counted())\n"
     )
     done = subprocess.run(

@@ -13,7 +13,7 @@ all members are stuck (a *knot*), and that is computed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import repeat, takewhile
 from typing import NamedTuple
 
 from otel_memoir.locks import states
@@ -207,7 +207,7 @@ def in_the_way(wait: Wait) -> Claim | Wait | None:
     lease = next(leases_in_the_way(wait), None)
     if lease is not None or wait.entry is None or wait.state is not states.WAITING:
         return lease
-    return next((one for one in wait.entry.queue if one is not wait), None)
+    return next(takewhile(lambda one: one is not wait, wait.entry.queue), None)
 
 
 def leases_in_the_way(wait: Wait) -> Iterator[Claim]:
