@@ -11,7 +11,7 @@ from otel_memoir.locks.engine import Engine
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-def watch(engine: Engine) -> None:
+def enrol(engine: Engine) -> None:
     """Have an engine begin anew in fork children."""
     _engines.add(engine)
 

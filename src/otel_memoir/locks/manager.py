@@ -16,9 +16,9 @@ from opentelemetry._logs import LoggerProvider
 from opentelemetry.metrics import MeterProvider
 
 from otel_memoir.diagnostics import complaints
+from otel_memoir.locks import forks
 from otel_memoir.locks.engine import AGING_NS, Engine
 from otel_memoir.locks.foreign import bound, in_executor, join, waiting
-from otel_memoir.locks.forks import watch
 from otel_memoir.locks.judge import OnDeadlock, Policy
 from otel_memoir.locks.keys import shape
 from otel_memoir.locks.lease import Lease, lease_of_all
@@ -29,7 +29,7 @@ from otel_memoir.locks.parking import acquire_async
 from otel_memoir.locks.parts import ForeignWait, Unit
 from otel_memoir.locks.remote import make_victim
 from otel_memoir.locks.repair import recover
-from otel_memoir.locks.report import DeadlockReport
+from otel_memoir.locks.report import DeadlockReport, caller
 from otel_memoir.locks.retry import again, again_async
 from otel_memoir.locks.snapshot import Snapshot, take
 from otel_memoir.locks.table import Table
@@ -39,6 +39,7 @@ from otel_memoir.locks.window import LockSocket, window
 from otel_memoir.settings import Settings
 
 T = TypeVar("T")
+
 
 class LockManager:
     """Locks on memories, for threads and tasks of any number of event loops.
@@ -93,7 +94,7 @@ class LockManager:
         if settings.lock_order != "off":
             self._engine.order = LockOrder(self._engine.table)
             self._engine.raise_on_order = settings.lock_order == "raise"
-        watch(self._engine)
+        forks.enrol(self._engine)
         self._is_shown = settings.lock_socket != "off"
         if self._is_shown:
             window.show(self, self._engine)
@@ -126,11 +127,11 @@ class LockManager:
 
             max_hold: Seconds after which a heartbeat does not help any more.
         """
-        frame = sys._getframe(1)
-        where = (frame.f_code, frame.f_lasti)
+        frame = sys._getframe(1)  # as ``caller`` does, without the price of a call
         lease = Lease(
-            key, X if mode == "exclusive" else mode_of(mode), timeout, priority, where
-        )
+            key, X if mode == "exclusive" else mode_of(mode), timeout, priority,
+            (frame.f_code, frame.f_lasti),
+        )  # fmt: skip
         lease.engine = self._engine
         return lease if ttl is None else lease.limit(ttl, max_hold)
 
@@ -138,16 +139,12 @@ class LockManager:
         self, modes: Mapping[str, str], *, timeout: float | None = None, priority: int = 0
     ) -> Lease:
         """Several locks for a block, all or nothing, in canonical order whatever is given."""
-        frame = sys._getframe(1)
-        return lease_of_all(
-            self._engine, modes, timeout, priority, (frame.f_code, frame.f_lasti)
-        )
+        return lease_of_all(self._engine, modes, timeout, priority, caller())
 
     def acquire(self, key: str, mode: str = "exclusive", **options: Any) -> Lease:
         """Wait in this thread for a lock; options as for ``hold``. Let go: ``lease.release``."""
         lease = self.hold(key, mode, **options)
-        frame = sys._getframe(1)
-        lease.where = (frame.f_code, frame.f_lasti)
+        lease.where = caller()
         return lease.__enter__()
 
     def acquire_async(self, key: str, mode: str = "exclusive", **options: Any) -> Awaitable[Lease]:
@@ -158,8 +155,7 @@ class LockManager:
         that task, so a circle through it ends by its timeout only: give ``timeout`` instead.
         """
         lease = self.hold(key, mode, **options)
-        frame = sys._getframe(1)
-        lease.where = (frame.f_code, frame.f_lasti)
+        lease.where = caller()
         return self._acquire_for(lease, self._engine.roll.here().owner)
 
     async def _acquire_for(self, lease: Lease, owner: Unit) -> Lease:
@@ -219,8 +215,7 @@ class LockManager:
 
             attempts: How often at most; None: as often as it takes.
         """
-        frame = sys._getframe(1)
-        where = (frame.f_code, frame.f_lasti)
+        where = caller()
         do = again_async if inspect.iscoroutinefunction(function) else again
         return do(self._engine, function, args, kwargs, attempts, where)  # type: ignore[return-value]
 
@@ -255,22 +250,17 @@ class LockManager:
         Raises:
             DeadlockError: One of them waits for what this unit holds.
         """
-        frame = sys._getframe(1)
-        where = (frame.f_code, frame.f_lasti)
-        return waiting(self._engine, ForeignWait(lambda: list(targets), word, where))
+        return waiting(self._engine, ForeignWait(lambda: list(targets), word, caller()))
 
     def join(self, thread: threading.Thread, timeout: float | None = None) -> None:
         """``thread.join(timeout)``, as part of the wait-for graph."""
-        frame = sys._getframe(1)
-        join(self._engine, thread, timeout, (frame.f_code, frame.f_lasti))
+        join(self._engine, thread, timeout, caller())
 
     def run_in_executor(
         self, executor: Executor | None, function: Callable[..., T], *args: Any
     ) -> Awaitable[T]:
         """``loop.run_in_executor`` for the calling task, as part of the wait-for graph."""
-        frame = sys._getframe(1)
-        where = (frame.f_code, frame.f_lasti)
-        return in_executor(self._engine, executor, function, *args, where=where)
+        return in_executor(self._engine, executor, function, *args, where=caller())
 
     # -- looking ---------------------------------------------------------------
 

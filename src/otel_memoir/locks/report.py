@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -239,6 +240,12 @@ def built(
         })  # fmt: skip
     except (TypeError, KeyError) as error:
         raise ValueError(f"this is no {kind.__name__}: {error}") from error
+
+
+def caller() -> Where:
+    """The line of code that called the function that asks."""
+    frame = sys._getframe(2)
+    return frame.f_code, frame.f_lasti
 
 
 def place(where: Where | None) -> str:

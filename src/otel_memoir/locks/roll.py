@@ -1,6 +1,6 @@
 """The roll: which threads and tasks are there, and which of them calls.
 
-Nothing here takes the manager's mutex in a finaliser: what has died is put on a deque.
+A finaliser takes no lock here: what has died is put on a deque, and ``on_death`` is told.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Roll:
             del self.threads[unit.thread_ident]
 
     def died(self, unit: Unit) -> None:
-        """Note a death. Called by finalisers: takes no lock."""
+        """Note a death. Called by finalisers."""
         if unit.pid == os.getpid():
             self.deaths.append(unit)
             self._on_death()

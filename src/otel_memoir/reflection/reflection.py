@@ -41,7 +41,7 @@ class Reflection(Account):
         self._on_rerun = on_rerun
         self._monotonic_s, self._began_s, self._pid = monotonic_s, 0.0, os.getpid()
         self._hold = Hold(locks, plan, monotonic_s)
-        self._told: dict[str, Conflict] = {}
+        self._refused: dict[str, Conflict] = {}
         self._story = Story(teller, self, plan)
 
     # -- for the block --------------------------------------------------------
@@ -115,9 +115,9 @@ class Reflection(Account):
         self._hold.check()
         stale = self._hold.stale
         if stale:
-            new = [one for key, one in stale.items() if self._told.get(key) is not one]
+            new = [one for key, one in stale.items() if self._refused.get(key) is not one]
             self._story.refused(new)
-            self._told.update(stale)
+            self._refused.update(stale)
             first, *more = stale.values()
             raise WriteConflictError(
                 first.key, expected=first.expected, found=first.found, more=more

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from otel_memoir.locks.report import caller
 from otel_memoir.reflection.plan import IfBusy, Keys, Plan, known, modes_of
 from otel_memoir.reflection.reflection import Reflection
 from otel_memoir.reflection.rota import rota_of
@@ -93,11 +93,10 @@ class Reflections:
 
             LockTimeoutError, DeadlockError, OwnerDiedError: As for ``LockManager.hold_all``.
         """
-        frame = sys._getframe(1)
         plan = Plan(
             name=name, keys=modes_of(keys), priority=priority, timeout=timeout, ttl=ttl,
             max_hold=max_hold, if_busy=known(if_busy), version_of=version_of, trigger=trigger,
-            conversation_id=conversation_id, where=(frame.f_code, frame.f_lasti),
+            conversation_id=conversation_id, where=caller(),
         )  # fmt: skip
         return Reflection(
             self._locks, self._rota, self._teller, plan, on_rerun, monotonic_s=self._monotonic_s
