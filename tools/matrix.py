@@ -19,7 +19,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OLDEST_SDK = ("opentelemetry-sdk==1.40.0", "opentelemetry-api==1.40.0",
               "opentelemetry-exporter-otlp==1.40.0", "opentelemetry-proto==1.40.0")
 TOOLS = ("blockbuster", "pytest", "pytest-timeout", "hypothesis", "cryptography", "detangle",
-         "interleave-test; python_version >= '3.12'")
+         "networkx", "interleave-test; python_version >= '3.12'")
 QUICK = "not slow and not collector and not newest"
 FILES = ("spool", "group_commit", "nesting", "salvage", "courier", "encoding", "request",
          "outcome", "backoff", "house", "events_model", "events_forms", "events_content",
