@@ -251,6 +251,7 @@ def test_a_process_that_is_stopped_does_not_hang_who_looks(tmp_path: Path) -> No
         parent = host.process.pid
         os.kill(parent, signal.SIGSTOP)
         try:
+            os.waitpid(parent, os.WUNTRACED)  # until then its other threads may still answer
             found = looked("--timeout", "0.2", *LONG)
             assert [silent["pid"] for silent in found["silent"]] == [parent]
             assert [one["pid"] for one in found["processes"]] == [
