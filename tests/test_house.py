@@ -23,7 +23,10 @@ LAYERS = (
     ("testing",),
     ("stamping", "delivery", "locks", "observe"),
     ("spool", "clock", "events"),
-    ("settings", "setting_values", "errors", "diagnostics", "user_state"),
+    ("settings",),
+    ("setting_sources",),
+    ("setting_layers", "setting_values", "settings_file"),
+    ("errors", "diagnostics", "user_state"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -70,8 +70,10 @@ def check_value(name: str, value: Any, field: Mapping[str, Any], hint: Any) -> N
             hint="Choose one of them.",
         )
     least, most = field["least"], _MOST.get(field["unit"], 0)
-    if least is None and not allowed:
+    if not allowed and (least is None or hint is int):
         _check_type(name, value, hint)
+    if isinstance(value, Mapping):
+        _check_texts(name, value)
     if least is None or value is None:
         return
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -91,6 +93,15 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             "use setting", target=name, cause=f"{value!r} is not of type {wanted}",
             hint=f"See {name!r} in docs/settings.md.",
         )
+
+
+def _check_texts(name: str, value: Mapping[Any, Any]) -> None:
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise SettingsError(
+                "use setting", target=name, cause=f"what it says of {key!r} is no text",
+                hint="Put it into quotes.",
+            )
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

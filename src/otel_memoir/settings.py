@@ -2,22 +2,23 @@
 
 The fields below are that table: name, type, default, environment variable,
 unit, meaning and danger. The reference in ``docs/settings.md`` is generated
-from it. A value given in code wins over ``MEMOIR_*`` in the environment, which
-wins over the default. What says *where* and *how* to send follows the
-``OTEL_EXPORTER_OTLP_*`` variables when it is not given in code.
+from it. A value given in code wins over one in the settings file, that over
+``MEMOIR_*`` in the environment, and that over the default. What says *where* and
+*how* to send follows the ``OTEL_EXPORTER_OTLP_*`` variables when neither code nor
+file say it. What is not ``live`` cannot be changed in a running process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from otel_memoir.errors import SettingsError
-from otel_memoir.setting_values import check_value, parse_value
+from otel_memoir.setting_layers import Layers
+from otel_memoir.setting_sources import Sources, hints_of, refuse_unknown
+from otel_memoir.setting_values import check_value
 
 Durability = Literal["power", "process", "batch"]
 Protocol = Literal["http/protobuf", "grpc"]
@@ -31,10 +32,13 @@ def _setting(
     unit: str = "",
     danger: str = "",
     least: float | None = None,
+    live: bool = True,
 ) -> Any:
     return dataclasses.field(
         default=default,
-        metadata={"doc": doc, "env": env, "unit": unit, "danger": danger, "least": least},
+        metadata={
+            "doc": doc, "env": env, "unit": unit, "danger": danger, "least": least, "live": live,
+        },
     )
 
 
@@ -46,7 +50,7 @@ class Settings:
         None,
         "Directory of the spool files. Used as it is; the default is the user's state directory "
         "with the service name below it.",
-        env="MEMOIR_SPOOL_DIR",
+        env="MEMOIR_SPOOL_DIR", live=False,
         danger="On a container's own file system the records die with the container.",
     )
     durability: Durability = _setting(
@@ -54,7 +58,7 @@ class Settings:
         "`power`: fsynced before `emit` returns. `process`: committed before `emit` returns, "
         "fsynced every `fsync_interval_s`. `batch`: returns at once, on disk within "
         "`batch_delay_s`.",
-        env="MEMOIR_DURABILITY",
+        env="MEMOIR_DURABILITY", live=False,
         danger="`process` can lose the last `fsync_interval_s` in a power cut; `batch` loses "
         "what is still in memory when the process dies.",
     )
@@ -62,7 +66,7 @@ class Settings:
         "handover",
         "What `emit` does on a thread that runs an asyncio event loop: hand over as in `batch`, "
         "or block the loop until the record is on disk.",
-        env="MEMOIR_ON_EVENT_LOOP",
+        env="MEMOIR_ON_EVENT_LOOP", live=False,
         danger="`block` stalls every task of the loop for the time of an fsync.",
     )
     fsync_interval_s: float = _setting(
@@ -84,6 +88,13 @@ class Settings:
         "Longest time that `emit` waits for the disk. After it the record stays queued and is "
         "counted as late.",
         env="MEMOIR_EMIT_TIMEOUT", unit="s", least=0.01,
+    )
+
+    settings_file: str | None = _setting(
+        None,
+        "A TOML file with any of these settings by their names, read at the start and watched: "
+        "see below.",
+        env="MEMOIR_SETTINGS_FILE", live=False,
     )
 
     endpoint: str | None = _setting(
@@ -117,7 +128,9 @@ class Settings:
     )
 
     request_bytes_max: int = _setting(
-        1_000_000, "Most payload bytes in one request, before compression.",
+        1_000_000,
+        "Most payload bytes in one request, before compression. Where they are too large for a "
+        "destination, smaller ones are batched, down to a sixteenth of this.",
         env="MEMOIR_REQUEST_BYTES_MAX", unit="bytes", least=1024,
     )
     request_records_max: int = _setting(
@@ -170,7 +183,9 @@ class Settings:
     )
 
     backoff_initial_s: float = _setting(
-        1.0, "First wait after a failed attempt; doubled each time, with full jitter.",
+        1.0,
+        "First wait after a failed attempt; doubled each time, with full jitter. After an outage "
+        "requests are a tenth of it apart at first, and half as far with each yes.",
         env="MEMOIR_BACKOFF_INITIAL", unit="s", least=0.001,
     )
     backoff_max_s: float = _setting(
@@ -197,7 +212,7 @@ class Settings:
         "observe",
         "`observe`: records carry the system clock's time and how far true time can be from it. "
         "`correct`: they carry the estimate of true time. `system`: the system clock alone.",
-        env="MEMOIR_CLOCK_MODE",
+        env="MEMOIR_CLOCK_MODE", live=False,
         danger="`correct` on some processes of a host only puts their records in another order.",
     )
     clock_sources: str = _setting(
@@ -212,7 +227,7 @@ class Settings:
         None,
         "Where the processes of a host share one calibration and keep its drift; the default is "
         "the user's state directory.",
-        env="MEMOIR_CLOCK_DIR",
+        env="MEMOIR_CLOCK_DIR", live=False,
     )
     clock_sources_min: int = _setting(
         1, "Least sources that must agree.", env="MEMOIR_CLOCK_SOURCES_MIN", least=1
@@ -235,26 +250,27 @@ class Settings:
         "both",
         "How a deadlock and other contention for locks is told: by an event in the log, by an "
         "event on the spans that still record, or by both.",
-        env="MEMOIR_LOCK_EVENTS",
+        env="MEMOIR_LOCK_EVENTS", live=False,
     )
     lock_long_wait_s: float = _setting(
         1.0,
         "A unit that waited longer for a lock is told of, and its span linked to that of the "
         "unit that was in its way.",
-        env="MEMOIR_LOCK_LONG_WAIT", unit="s", least=0.0,
+        env="MEMOIR_LOCK_LONG_WAIT", unit="s", least=0.0, live=False,
     )
     lock_order: Literal["off", "warn", "raise"] = _setting(
         "off",
         "What is done when locks are asked for in an order that could deadlock with another one "
         "that was seen before: nothing, a warning, or an error.",
-        env="MEMOIR_LOCK_ORDER",
+        env="MEMOIR_LOCK_ORDER", live=False,
         danger="`raise` refuses what may never have deadlocked.",
     )
     lock_socket: Literal["contended", "off"] = _setting(
         "contended",
         "From when on `otel-memoir locks` can look into the process, through a socket in the "
         "user's state directory: its first wait for a lock (a thread starts then), or never.",
-        env="MEMOIR_LOCK_SOCKET", danger="Its user and root see keys and the names of units.",
+        env="MEMOIR_LOCK_SOCKET", live=False,
+        danger="Its user and root see keys and the names of units.",
     )
 
     health_backlog_age_s: float = _setting(
@@ -299,9 +315,14 @@ class Settings:
         env="MEMOIR_HEALTH_EVENT_INTERVAL", unit="s", least=0.0,
     )
 
+    # Without an annotation, which would make a field of it: it is no setting.
+    layers = cast("Layers | None", None)
+    """Who said what, where that is known."""
+
     def __post_init__(self) -> None:
+        hints = hints_of(type(self))
         for name, field in self.__dataclass_fields__.items():
-            check_value(name, getattr(self, name), field.metadata, _hints()[name])
+            check_value(name, getattr(self, name), field.metadata, hints[name])
 
     @classmethod
     def load(
@@ -311,13 +332,14 @@ class Settings:
         complain: Callable[[str], object] | None = None,
         **given: Any,
     ) -> Settings:
-        """Build settings from what is given and, for the rest, the environment.
+        """Build settings from what is given and, for the rest, a file and the environment.
 
         Args:
             environ: The environment; ``os.environ`` by default.
 
             complain: If given, a value that cannot be used is passed to it in
-                words and its default used. Else it raises.
+                words and its default used. Else it raises. Of a file that is not
+                good nothing is used; one that is not there may come later.
 
             given: Settings by name; ``None`` counts as not given.
 
@@ -325,53 +347,41 @@ class Settings:
             SettingsError: A name or value cannot be used and ``complain`` is not given.
         """
         environ = os.environ if environ is None else environ
-        chosen: dict[str, Any] = {}
-        for name, read in _candidates(cls, environ, given):
-            try:
-                value = read()
-                cls(**{name: value})
-            except SettingsError as error:
-                if complain is None:
-                    raise
-                complain(str(error))
-            else:
-                chosen[name] = value
-        return cls(**chosen)
+        return cls.of(Sources(cls).layers(given, environ, complain))
+
+    @classmethod
+    def of(cls, layers: Layers) -> Settings:
+        """What counts of all that was said.
+
+        Raises:
+            SettingsError: There is no such setting, or a value cannot be used.
+        """
+        refuse_unknown(layers.merged(), cls)
+        made = cls(**layers.merged())
+        object.__setattr__(made, "layers", layers)
+        return made
+
+    def all_layers(self) -> Layers:
+        """Who said what; of settings that were made by hand, what differs from the defaults."""
+        if self.layers is not None:
+            return self.layers
+        fields = self.__dataclass_fields__.items()
+        return Layers(code={
+            name: getattr(self, name) for name, field in fields
+            if getattr(self, name) != field.default
+        })
+
+    def changed(self, other: Settings) -> frozenset[str]:
+        """The names of the settings in which another value differs."""
+        names = self.__dataclass_fields__
+        return frozenset(name for name in names if getattr(self, name) != getattr(other, name))
 
 
-def _hints() -> dict[str, Any]:
-    if not _HINTS:
-        _HINTS.update(typing.get_type_hints(Settings))
-    return _HINTS
+def settings_in(path: str) -> dict[str, Any]:
+    """All settings that a file says, each of them good.
 
-
-_HINTS: dict[str, Any] = {}
-
-
-def _candidates(
-    cls: type[Settings], environ: Mapping[str, str], given: Mapping[str, Any]
-) -> list[tuple[str, Callable[[], Any]]]:
-    """Pair each setting that somebody chose with a way to read its value."""
-    fields = cls.__dataclass_fields__
-    found: list[tuple[str, Callable[[], Any]]] = []
-    for name in given:
-        if name not in fields:
-            found.append((name, lambda name=name: _unknown(name, list(fields))))  # type: ignore[misc]
-    for name, field in fields.items():
-        env = field.metadata["env"]
-        if given.get(name) is not None:
-            found.append((name, lambda name=name: given[name]))  # type: ignore[misc]
-        elif env and environ.get(env, "").strip():
-            found.append((name, lambda name=name, env=env: _parse(name, env, environ)))  # type: ignore[misc]
-    return found
-
-
-def _parse(name: str, env: str, environ: Mapping[str, str]) -> Any:
-    return parse_value(environ[env], name, env, _hints()[name])
-
-
-def _unknown(name: str, known: list[str]) -> Any:
-    raise SettingsError(
-        "use setting", target=name, cause="there is no such setting",
-        hint=f"Known settings: {', '.join(known)}.",
-    )
+    Raises:
+        SettingsError: The file cannot be read, or one of them cannot be used: on which line,
+            and why.
+    """
+    return Sources(Settings).in_file(path)
