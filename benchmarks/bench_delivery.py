@@ -54,6 +54,7 @@ from otel_memoir.stamping import new_uid
 sys.path.insert(0, str(HERE.parent / "tests"))
 from collector import Collector  # the tests' Collector is not a package
 
+RECOVERY_ROUNDS = 2
 GATEWAY = HERE.parent / "collector-config" / "gateway.yaml"
 TOOL = HERE.parent / "tools" / "collector.py"
 
@@ -247,16 +248,9 @@ def process(scale: Scale) -> list[Row]:
 def drain(scale: Scale) -> list[Row]:
     """A backlog into a real Collector, and the stock exporter with the same records."""
     rows = []
-    config = {
-        "receivers": {"otlp": {"protocols": {"http": {"endpoint": "${env:OTLP_HTTP_LISTEN}"}}}},
-        "exporters": {"nop": {}},
-        "service": {"pipelines": {"logs": {"receivers": ["otlp"], "exporters": ["nop"]}},
-                    "telemetry": {"metrics": {"level": "none"}}},
-    }
-    with scratch() as directory, Collector(otelcol(), directory, config) as collector:
+    with receiver() as endpoint:
         for compression in ("none", "gzip"):
-            pairs = [_drain_both(scale.drain, collector.http_endpoint, compression)
-                     for _ in range(scale.rounds)]
+            pairs = [_drain_both(scale.drain, endpoint, compression) for _ in range(scale.rounds)]
             ours, stock = zip(*pairs)
             rows.append(row(
                 f"drain {scale.drain:,} records, {compression}",
@@ -267,11 +261,41 @@ def drain(scale: Scale) -> list[Row]:
     return rows
 
 
+def recovery(scale: Scale) -> list[Row]:
+    """A large backlog into a real Collector that just came back, and into one that was there."""
+    count, pairs = 25 * scale.drain, []
+    with receiver() as endpoint:
+        for number in range(RECOVERY_ROUNDS):
+            sides = {
+                after: _drain_ours(count, endpoint, "none", after_outage=after).wall_s
+                for after in ((True, False) if number % 2 else (False, True))
+            }
+            pairs.append((sides[True], sides[False]))
+    ramped, plain = (statistics.median(side) for side in zip(*pairs))
+    return [row(f"drain {count:,} records after an outage, slow start", f"{ramped:.2f} s",
+                f"{plain:.2f} s at full speed at once", [a / b for a, b in pairs], "<= 1.1")]
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[str]:
+    """The endpoint of a real Collector that takes logs and keeps none."""
+    config = {
+        "receivers": {"otlp": {"protocols": {"http": {"endpoint": "${env:OTLP_HTTP_LISTEN}"}}}},
+        "exporters": {"nop": {}},
+        "service": {"pipelines": {"logs": {"receivers": ["otlp"], "exporters": ["nop"]}},
+                    "telemetry": {"metrics": {"level": "none"}}},
+    }
+    with scratch() as directory, Collector(otelcol(), directory, config) as collector:
+        yield collector.http_endpoint
+
+
 def _drain_both(count: int, endpoint: str, compression: Any) -> tuple[Any, Any]:
     return _drain_ours(count, endpoint, compression), _drain_stock(count, endpoint, compression)
 
 
-def _drain_ours(count: int, endpoint: str, compression: Any) -> Any:
+def _drain_ours(
+    count: int, endpoint: str, compression: Any, *, after_outage: bool = False
+) -> Any:
     given = {"durability": "batch", "compression": compression}
     with scratch() as directory, durable(directory, endpoint, **given) as processor:
         processor.on_emit(fresh_records(1)[0])  # opens the file and the connection
@@ -281,6 +305,8 @@ def _drain_ours(count: int, endpoint: str, compression: Any) -> Any:
         for record in fresh_records(count):
             processor.on_emit(record)
         processor.force_flush()
+        if after_outage:  # as if the attempt before had failed
+            processor.pipeline.courier._dispatcher.pace._flow.failed()
         drained: list[bool] = []
 
         def work() -> None:
@@ -369,7 +395,7 @@ def fill(directory: Path, count: int) -> None:
 
 BENCHES: dict[str, Callable[[Scale], list[Row]]] = {
     "batch": batch, "emit": emit, "gateway": gateway_emit, "process": process, "drain": drain,
-    "backlog": backlog,
+    "recovery": recovery, "backlog": backlog,
 }
 
 if __name__ == "__main__":

@@ -130,6 +130,18 @@ class SpoolMachine(RuleBasedStateMachine):
                 self.world.clock.advance(0.3)
                 self.world.deliver(process, reply, answers_probe=answers_probe)
 
+    @precondition(_some_live)
+    @rule(
+        index=which, records_max=st.integers(1, 4), bytes_max=st.sampled_from([2000, 20_000]),
+        moves=st.booleans(),
+    )
+    def change(self, index: int, records_max: int, bytes_max: int, moves: bool) -> None:
+        """Settings are changed while it runs."""
+        self.world.change(
+            self.process(index), moves=moves, request_records_max=records_max,
+            request_bytes_max=bytes_max,
+        )
+
     # -- failing --------------------------------------------------------------
 
     @precondition(_some_live)

@@ -133,9 +133,13 @@ class Process:
             ),
         )
         self.spool.process, self.spool.journal = number, journal
+        self._make_sender = lambda: ProcessSender(
+            destination, number, before_answer=self._let_read_ahead
+        )
+        self._sender = self._make_sender()
         self.courier = Courier(
-            self.spool, ProcessSender(destination, number, before_answer=self._let_read_ahead),
-            settings, make_gap_draft=gap_draft, make_orphan_draft=make_orphan_draft,
+            self.spool, self._sender, settings, make_gap_draft=gap_draft,
+            make_orphan_draft=make_orphan_draft,
             wall_ns=clock.wall_ns, monotonic_s=clock.monotonic_s, uniform=lambda low, high: high,
         )
 
@@ -151,6 +155,13 @@ class Process:
             self.spool.append(draft)
 
         asyncio.run(emit())
+
+    def change(self, settings: Settings, *, moves: bool) -> None:
+        """Go by other settings, with or without another destination, as the pipeline does."""
+        if moves:
+            self._sender = self._make_sender()
+        self.spool.use(settings)
+        self.courier.use(self._sender, settings)
 
     def deliver_once(self) -> float:
         """Let the courier do one thing; return how long it would wait, in seconds."""

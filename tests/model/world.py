@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -147,6 +148,13 @@ class World:
         self.destination.reply, self.destination.answers_probe = reply, answers_probe
         self.act(process, process.deliver_once)
         self.destination.reply, self.destination.answers_probe = "ok", True
+
+    def change(self, process: Process, *, moves: bool, **given: int) -> None:
+        """Change settings of a process; another destination need not wait as the last one asked."""
+        if moves:
+            self.reference.not_before_s.pop(process.number, None)
+        settings = dataclasses.replace(process.spool.settings, **given)
+        process.change(settings, moves=moves)
 
     def break_disk(
         self, process: Process, which: int, statement: str, error: str, times: int, after: bool

@@ -52,10 +52,13 @@ class Ahead:
         pack: Callable[[bytes], None] | None = None,
     ) -> None:
         self._reading = reading
-        self._pack = pack
-        self._records_max = records_max
+        self.use(records_max=records_max, pack=pack)
         self._work: _Work | None = None
         self._thread: threading.Thread | None = None
+
+    def use(self, *, records_max: int, pack: Callable[[bytes], None] | None) -> None:
+        """Make what comes next so. The arguments are those of the constructor."""
+        self._records_max, self._pack = records_max, pack
 
     def begin(self, source: Source, batch: Batch) -> None:
         """Begin to make the request after ``batch`` ready, if there is a batch after it."""
@@ -121,6 +124,7 @@ class Ahead:
             rows, wrong = file.rows(batch.first_id, batch.last_id)
         if not wrong:
             request = build_request(rows)
-            if self._pack is not None:
-                self._pack(request)
+            pack = self._pack
+            if pack is not None:
+                pack(request)
             work.request = request

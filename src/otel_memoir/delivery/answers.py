@@ -27,6 +27,7 @@ class Rule:
     ambiguous: bool = False
     needs_sibling: bool = False
     tries: int = 1
+    is_too_large: bool = False
 
 
 _WRONG_PATH = (
@@ -83,7 +84,7 @@ HTTP: Mapping[int, Rule] = {
     # Bad protobuf, and in a Collector also "request body too large", or what the hop behind
     # it said: of records, while it answers an empty request by itself.
     400: Rule(Verdict.HALVE, _REFUSED),
-    413: Rule(Verdict.HALVE, _REFUSED),
+    413: Rule(Verdict.HALVE, _REFUSED, is_too_large=True),
     401: Rule(Verdict.HOLD, _CREDENTIALS),
     403: Rule(Verdict.HOLD, _FORBIDDEN),
     404: Rule(Verdict.HOLD, _WRONG_PATH),
@@ -122,7 +123,9 @@ GRPC: Mapping[str, Rule] = {
     "DATA_LOSS": LATER_AMBIGUOUS,
     # Too large for the first hop, or throttled further down: a Collector gives both without
     # details. In the second case another branch of its pipeline may have taken the batch.
-    "RESOURCE_EXHAUSTED": Rule(Verdict.HALVE, ambiguous=True, needs_sibling=True),
+    "RESOURCE_EXHAUSTED": Rule(
+        Verdict.HALVE, ambiguous=True, needs_sibling=True, is_too_large=True
+    ),
     "INVALID_ARGUMENT": Rule(Verdict.HALVE, _REFUSED),
     # A Collector's answer to bytes it cannot parse, but also any server's bug.
     "INTERNAL": Rule(Verdict.HALVE, ambiguous=True, needs_sibling=True),
@@ -182,5 +185,8 @@ GRPC_CLIENT_FAILURES: tuple[tuple[re.Pattern[str], FailureKind], ...] = (
 GRPC_GOT_HTTP = re.compile(r"received http2 header with status|unexpected http status|"
                             r"invalid content-type|content-type.{0,20}text/html", re.IGNORECASE)
 HTTP_TO_HTTPS = re.compile(rb"HTTP request.{0,20}to an? HTTPS|plain HTTP request", re.IGNORECASE)
+# A Collector's 400 for what other servers call 413: "http: request body too large" (Go's).
+TOO_LARGE = re.compile(r"(?:body|request|message|payload)\b.{0,40}\b(?:too large|larger than)",
+                        re.IGNORECASE)
 HTML = re.compile(rb"\s*(?:<!--.{0,400}?-->\s*)?<(?:!doctype\s+html|html|head|body)\b",
                    re.IGNORECASE | re.DOTALL)

@@ -10,7 +10,9 @@ Promises:
   pass; a destination that fails holds everything back, with exponential backoff,
   full jitter and no limit in time.
 - While delivery is on hold, one batch is tried every ``hold_probe_interval_s``, and
-  the first plain OK ends the hold.
+  the first plain OK ends the hold. So does another destination.
+- After an outage the rate grows from small, and requests are as large as the
+  destination takes them (``flow``).
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
-from otel_memoir.delivery.backoff import UNIFORM, Backoff
+from otel_memoir.delivery.backoff import UNIFORM
 from otel_memoir.delivery.dispatch import Dispatcher, Sender
+from otel_memoir.delivery.pace import Pace
 from otel_memoir.delivery.planner import Planner
 from otel_memoir.delivery.sources import Source
 from otel_memoir.delivery.tally import DeliveryTally
@@ -85,6 +89,7 @@ class Courier:
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._uniform = uniform
+        self._news: deque[tuple[Sender, Settings]] = deque(maxlen=1)
         self.on_turn: Callable[[], None] = lambda: None
         self.tally = DeliveryTally(monotonic_s)
         self._start_anew()
@@ -105,14 +110,35 @@ class Courier:
         self._planner = Planner(
             self._spool, settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s
         )
-        backoff = Backoff(
-            initial_s=settings.backoff_initial_s, maximum_s=settings.backoff_max_s,
-            uniform=self._uniform,
+        pace = Pace(
+            settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s,
+            uniform=self._uniform, fit=self._spool.limit_requests,
         )
         self._dispatcher = Dispatcher(
-            self._sender, settings, backoff, self.tally, reading=self._spool.reading,
+            self._sender, settings, pace, self.tally, reading=self._spool.reading,
             wall_ns=self._wall_ns, monotonic_s=self._monotonic_s,
         )
+
+    def use(self, sender: Sender, settings: Settings) -> None:
+        """Deliver so from the next request on; one in flight ends as it began. Never blocks.
+
+        Args:
+            sender: How to send; another one than before is another destination, and a hold
+                or a backoff ends at once.
+
+            settings: The settings.
+        """
+        self._news.append((sender, settings))
+        self._alarm.ring()
+
+    def _take_news(self) -> None:
+        with contextlib.suppress(IndexError):
+            sender, settings = self._news.pop()
+            before, self._sender, self._settings = self._sender, sender, settings
+            self._planner.use(settings)
+            self._dispatcher.use(sender, settings)
+            if before is not sender:
+                before.close()
 
     def forget(self) -> None:
         """In a fork child: let go of all that belongs to the parent."""
@@ -174,8 +200,9 @@ class Courier:
     def _step(self) -> float:
         self._paused, self._filling = False, None
         self._restore_pace()
+        self._take_news()
         self._planner.tried_s()
-        wait_s = self._dispatcher.pace.not_before_s - self._monotonic_s()
+        wait_s = self._dispatcher.pace.left_s
         if wait_s > 0:
             self._dispatcher.write()
             self._paused = True
@@ -359,7 +386,7 @@ class Courier:
             self._finish()
 
     def _is_stuck_or_drained(self) -> bool:
-        return self._dispatcher.pace.not_before_s > self._monotonic_s() or self.is_drained()
+        return self._dispatcher.pace.is_blocked or self.is_drained()
 
 
 def _is_on_its_way(ticket: Ticket | None) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -105,6 +106,26 @@ def resolve_destination(
         client_key_file=settings.client_key_file or look.env("CLIENT_KEY"),
         client_certificate_file=settings.client_certificate_file or look.env("CLIENT_CERTIFICATE"),
     )
+
+
+DESTINATION_SETTINGS = frozenset({
+    "endpoint", "protocol", "headers", "compression", "request_timeout_s", "insecure",
+    "certificate_file", "client_key_file", "client_certificate_file",
+})
+"""The settings that say where and how to send."""
+
+
+def check_destination(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Refuse settings by which nothing could be sent. Opens no connection.
+
+    Raises:
+        SettingsError: A value cannot be used, or a file is not there.
+    """
+    destination = resolve_destination(settings, environ)
+    for name in ("certificate_file", "client_key_file", "client_certificate_file"):
+        path = getattr(destination, name)
+        if path is not None and not os.path.isfile(path):
+            raise SettingsError("use setting", target=name, cause=f"{path} is no file")
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from otel_memoir.delivery.ahead import Ahead
-from otel_memoir.delivery.backoff import Backoff
 from otel_memoir.delivery.outcome import Outcome, Verdict
+from otel_memoir.delivery.pace import Pace
 from otel_memoir.delivery.parts import Run, apart, halves, part_of
 from otel_memoir.delivery.policy import Action, Decision, decide
 from otel_memoir.delivery.request import build_request
@@ -22,7 +22,7 @@ from otel_memoir.delivery.sources import Source
 from otel_memoir.delivery.tally import DeliveryTally
 from otel_memoir.diagnostics import complaints
 from otel_memoir.settings import Settings
-from otel_memoir.spool import Batch, Hold, State, ledger
+from otel_memoir.spool import Batch, State, ledger
 from otel_memoir.spool.file import SpoolFile
 from otel_memoir.spool.upkeep import give_up
 
@@ -48,15 +48,6 @@ class Sender(Protocol):
     def forget(self) -> None: ...
 
 
-@dataclass
-class Pace:
-    """When the destination may be tried next (monotonic seconds), and why not now."""
-
-    failures: int = 0
-    not_before_s: float = float("-inf")
-    hold: Hold | None = None
-
-
 @dataclass(frozen=True)
 class _Unwritten:
     source: Source
@@ -72,7 +63,7 @@ class Dispatcher:
         self,
         sender: Sender,
         settings: Settings,
-        backoff: Backoff,
+        pace: Pace,
         tally: DeliveryTally,
         *,
         reading: threading.RLock,
@@ -82,11 +73,10 @@ class Dispatcher:
         self._reading = reading
         self._sender = sender
         self._settings = settings
-        self._backoff = backoff
+        self.pace = pace
         self._tally = tally
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
-        self.pace = Pace()
         self._ahead = Ahead(
             reading, records_max=settings.request_records_max,
             pack=getattr(sender, "pack", None),
@@ -95,6 +85,18 @@ class Dispatcher:
         self.deliveries = 0
         """How many requests were answered with a plain yes."""
         self._deliveries_at_failure: dict[tuple[str, int], int] = {}
+
+    def use(self, sender: Sender, settings: Settings) -> None:
+        """Send so from the next request on. What another destination said no longer counts."""
+        self._settings = settings
+        self.pace.use(settings)
+        self._ahead.use(
+            records_max=settings.request_records_max, pack=getattr(sender, "pack", None)
+        )
+        if sender is not self._sender:
+            self._sender = sender
+            self._deliveries_at_failure.clear()
+            self.pace.go_at_once()
 
     @property
     def has_unwritten(self) -> bool:
@@ -135,12 +137,8 @@ class Dispatcher:
         unwritten.source.settled(unwritten.batch.bytes, delivered=unwritten.delivered)
 
     def restore_pace(self, source: Source) -> None:
-        """After a restart, wait as long as the server had asked, but at most our maximum."""
-        hold, not_before_ns = ledger.read_hold(source.file.reader)
-        wait_s = (not_before_ns - self._wall_ns()) / 1e9
-        if wait_s > 0:
-            wait_s = min(wait_s, self._settings.backoff_max_s)
-            self.pace = Pace(hold=hold, not_before_s=self._monotonic_s() + wait_s)
+        """After a restart, go on waiting where the last process left off."""
+        self.pace.restore(*ledger.read_hold(source.file.reader))
 
     # -- one attempt ----------------------------------------------------------
 
@@ -231,7 +229,7 @@ class Dispatcher:
                 )
             ledger.end_hold(file.connection)
 
-        self.pace = Pace()
+        self.pace.delivered(batch.bytes)
         self.deliveries += 1
         self._deliveries_at_failure.pop((source.file.name, batch.number), None)
         self._tally.settled(State.DELIVERED, batch.records - rejected)
@@ -263,14 +261,13 @@ class Dispatcher:
     def _keep(self, source: Source, batch: Batch, outcome: Outcome, decision: Decision) -> None:
         """Keep a batch for later: after a backoff, on hold, or in the side lane."""
         now_ns = self._wall_ns()
-        held = decision.action is Action.HOLD
         delay_s = self._delay_s(batch, outcome, decision)
         self._deliveries_at_failure[source.file.name, batch.number] = self.deliveries
         if decision.pause:
-            self._pause(outcome, held=held)
-        pace, until_ns = self.pace, now_ns + int(delay_s * 1e9) if delay_s else 0
+            self.pace.failed(outcome, held=decision.action is Action.HOLD)
+        hold, until_ns = self.pace.hold, now_ns + int(delay_s * 1e9) if delay_s else 0
         lane = "side" if decision.action is Action.SIDE_LANE else batch.lane
-        pause_ns = now_ns + int(max(0.0, pace.not_before_s - self._monotonic_s()) * 1e9)
+        pause_ns = now_ns + int(max(0.0, self.pace.left_s) * 1e9)
 
         def write(file: SpoolFile) -> None:
             self._clear_if_certain(file, batch, outcome)
@@ -282,7 +279,7 @@ class Dispatcher:
                 suspect=decision.suspect, lane=lane, code=outcome.code, message=outcome.message,
             )
             if decision.pause:
-                ledger.set_hold(file.connection, pace.hold, pause_ns)
+                ledger.set_hold(file.connection, hold, pause_ns)
 
         source.perform(write)
 
@@ -292,25 +289,7 @@ class Dispatcher:
             return self._settings.backoff_max_s
         if decision.pause:
             return 0.0
-        return self._backoff.next_delay_s(batch.failures + 1, at_least_s=outcome.retry_after_s)
-
-    def _pause(self, outcome: Outcome, *, held: bool) -> None:
-        pace = self.pace
-        failures = pace.failures + 1
-        wait_s = self._backoff.next_delay_s(failures, at_least_s=outcome.retry_after_s)
-        hold = pace.hold if not held else None
-        if held:
-            wait_s = self._settings.hold_probe_interval_s
-            since = pace.hold.since_unix_ns if pace.hold else self._wall_ns()
-            hold = Hold(
-                since_unix_ns=since, code=outcome.code, message=outcome.message, hint=outcome.hint
-            )
-            complaints.say(
-                f"hold {outcome.code}",
-                f"delivery is on hold ({outcome.code}: {outcome.message}). {outcome.hint} "
-                "Nothing is dropped; it goes on by itself once the answer changes.",
-            )
-        self.pace = Pace(failures, self._monotonic_s() + wait_s, hold)
+        return self.pace.delay_s(outcome, failures=batch.failures + 1)
 
     def _clear_if_certain(self, file: SpoolFile, batch: Batch, outcome: Outcome) -> None:
         if not outcome.ambiguous:
@@ -345,7 +324,9 @@ class Dispatcher:
     def _halve(self, source: Source, batch: Batch, outcome: Outcome, decision: Decision) -> None:
         """Replace a batch by two halves of about equal bytes."""
         if decision.pause:
-            self._pause(outcome, held=False)
+            self.pace.failed(outcome, held=False)
+        if outcome.is_too_large:
+            self.pace.too_large(batch.bytes)
         runs = halves(ledger.sizes(source.file.reader, batch))
         self._replace(source, batch, runs, outcome)
 

@@ -43,6 +43,8 @@ def judge_http(
     if 300 <= status < 400 and location:
         message = f"redirected to {location}. {message}"
     outcome = _outcome(_http_rule(status, body), f"http {status}", message)
+    if status == 400 and outcome.verdict is Verdict.HALVE and answers.TOO_LARGE.search(message):
+        outcome = replace(outcome, is_too_large=True)
     if outcome.verdict is not Verdict.RETRY:
         return outcome
     return replace(outcome, retry_after_s=read_retry_after(fields.get("retry-after"), now_unix_s))
@@ -172,6 +174,7 @@ def _outcome(rule: answers.Rule, code: str, message: str) -> Outcome:
     return Outcome(
         verdict=rule.verdict, code=code, message=tidy(message), hint=rule.hint,
         ambiguous=rule.ambiguous, needs_sibling=rule.needs_sibling, tries=rule.tries,
+        is_too_large=rule.is_too_large,
     )
 
 

@@ -49,6 +49,8 @@ class Outcome:
 
         tries: How many times in a row a batch is retried before this verdict is
             acted upon (500 and UNKNOWN are halved only at the third try).
+
+        is_too_large: The request's size may be what is wrong with it, and not a record.
     """
 
     verdict: Verdict
@@ -60,6 +62,7 @@ class Outcome:
     ambiguous: bool = False
     needs_sibling: bool = False
     tries: int = 1
+    is_too_large: bool = False
 
 
 class FailureKind(enum.Enum):

@@ -65,11 +65,17 @@ class Planner:
         """The open batch, if our own file has nothing else to send and it may still fill up."""
         self._began_s = monotonic_s()
         self._offset_s = wall_ns() / 1e9 - self._began_s
-        self._longest_wait_ns = int((settings.backoff_max_s + RETRY_AFTER_MAX_S) * 1e9)
         self._served: Source | None = None
         self._in_a_row = 0
         self._passed_over = 0
         self._next_side_s = monotonic_s() + settings.backoff_max_s
+
+    def use(self, settings: Settings) -> None:
+        """Choose by other settings from the next batch on."""
+        self._settings = settings
+        now_s = self._monotonic_s()
+        self._next_side_s = min(self._next_side_s, now_s + settings.backoff_max_s)
+        self._next_look_s = min(self._next_look_s, now_s + settings.adoption_interval_s)
 
     def sources(self) -> list[Source]:
         """The files that this courier delivers, the one whose turn it is first."""
@@ -198,7 +204,8 @@ class Planner:
     def _is_due(self, batch: Batch, now_ns: int) -> bool:
         """Whether a batch may be tried; one that waits for too long met a clock that jumped."""
         wait_ns = batch.next_attempt_unix_ns - now_ns
-        return not 0 < wait_ns <= self._longest_wait_ns
+        longest_ns = int((self._settings.backoff_max_s + RETRY_AFTER_MAX_S) * 1e9)
+        return not 0 < wait_ns <= longest_ns
 
     def is_expired(self, source: Source, batch: Batch) -> bool:
         """Whether a batch waited longer than ``expire_after_s``, by both clocks.

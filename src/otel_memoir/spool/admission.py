@@ -52,6 +52,10 @@ class Admission:
         self.has_evicted = False
         self._is_crowded = False
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+
     def reason_to_refuse(self, draft: Draft, *, queued: int, on_loop: bool) -> Refused | None:
         """Why a record cannot be accepted, if so; it may evict others to make room.
 

@@ -50,6 +50,10 @@ class Chores:
         self._settings = settings
         self._monotonic_s = monotonic_s
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+
     def perform(
         self, work: Callable[[SpoolFile], T], *, ride: bool = False, timeout: float | None = None
     ) -> T:

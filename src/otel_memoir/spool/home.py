@@ -89,6 +89,12 @@ class Home:
         self._avoid: frozenset[int] = frozenset()
         self._left: list[LeftFile] = []
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+        if self.upkeep is not None:
+            self.upkeep.use(settings)
+
     @property
     def file(self) -> SpoolFile | None:
         """The open file; ``None`` before the first record and after the end."""

@@ -77,6 +77,10 @@ class Intake:
         self._on_accept = on_accept
         self._queued_bytes = 0
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+
     def append(self, draft: Draft) -> Ticket | Refused | None:
         """As ``Spool.append``."""
         nesting, me = self.nesting, threading.get_ident()

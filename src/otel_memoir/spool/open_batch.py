@@ -19,8 +19,11 @@ class OpenBatch:
         self.number = 1
         self.records = 0
         self._bytes = 0
-        self._records_max = records_max
-        self._bytes_max = bytes_max
+        self.limit(records_max, bytes_max)
+
+    def limit(self, records_max: int, bytes_max: int) -> None:
+        """End batches sooner or later than before. Needs no lock."""
+        self._records_max, self._bytes_max = records_max, bytes_max
 
     def take(self, size: int) -> int:
         """The batch for a record of ``size`` bytes."""

@@ -123,6 +123,17 @@ class Spool:
     def _accepted(self) -> None:
         self.on_accept()
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings from the next record on; what is not live stays as it is."""
+        self.settings = settings
+        self._batch.limit(settings.request_records_max, settings.request_bytes_max)
+        for part in (self._home, self._chores, self._admission, self._intake, self._writer):
+            part.use(settings)
+
+    def limit_requests(self, size: int) -> None:
+        """Batch at most ``size`` payload bytes from now on, since no more are taken."""
+        self._batch.limit(self.settings.request_records_max, size)
+
     def forget(self) -> None:
         """In a fork child: let go of all that belongs to the parent."""
         self._home.abandon()

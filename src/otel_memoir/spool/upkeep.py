@@ -60,6 +60,10 @@ class Upkeep:
         self._make_ballast()
         self._look_at_disk()
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+
     # -- bounds ---------------------------------------------------------------
 
     def appended(self, size: int) -> None:

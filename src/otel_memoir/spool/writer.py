@@ -70,6 +70,10 @@ class Writer:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+
     def start(self) -> None:
         """Start the thread, where one can be started: else ``flush`` and the end do its work."""
         if self._thread is not None or not self._starting.acquire(blocking=False):
