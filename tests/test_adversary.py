@@ -19,7 +19,7 @@ from otel_memoir.delivery import sources
 from otel_memoir.delivery.planner import Planner
 from otel_memoir.delivery.sources import Adoption, Source
 from otel_memoir.errors import SettingsError, SpoolError
-from otel_memoir.sdk.pipeline import spool_directory
+from otel_memoir.sdk.spool_place import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch, Draft, Spool, Stream, ledger
 from otel_memoir.spool.directory import Slot, SlotLock, is_held, prepare_directory, try_lock

@@ -23,7 +23,7 @@ from otel_memoir.delivery.destination import Destination, resolve_destination
 from otel_memoir.errors import SettingsError, SpoolError
 from otel_memoir.observe.health import RANK, HealthState
 from otel_memoir.observe.health_findings import Finding, finding, worst
-from otel_memoir.sdk.pipeline import spool_directory
+from otel_memoir.sdk.spool_place import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import SpoolStatus
 from otel_memoir.spool.connection import SQLITE_VERSION, sqlite_lacks

@@ -42,6 +42,18 @@ class Calibrator:
         self._followed: HostState | None = None
         self._line: Line | None = None
 
+    def use(self, plan: Plan) -> None:
+        """Go by another plan from the next turn on, from where the one before came to.
+
+        Its mode and directory are not looked at: they stay.
+        """
+        leader, self._leader = self._leader, None
+        if leader is not None:
+            leader.close()
+            self._followed = leader.state()
+            self._line = self._followed.line
+        self._plan = replace(plan, mode=self._plan.mode, directory=self._plan.directory)
+
     def turn(self, stopping: Callable[[], bool] = lambda: False) -> Found:
         """Look at the host's clocks, then ask and judge, or read what the leader found.
 

@@ -14,6 +14,7 @@ from otel_memoir.clock.options import ConfiguredSource, configured
 from otel_memoir.clock.sample import Source
 from otel_memoir.clock.selection import SelectionOptions
 from otel_memoir.diagnostics import complaints
+from otel_memoir.errors import SettingsError
 from otel_memoir.settings import Settings
 
 ClockMode = Literal["observe", "correct"]
@@ -96,6 +97,21 @@ def make_sources(given: Sequence[Given], settings: Settings) -> list[ConfiguredS
         else:
             made.setdefault(found.source.name, found)
     return list(made.values())
+
+
+def check_sources(settings: Settings) -> None:
+    """Refuse sources that cannot be used. Asks none of them.
+
+    Raises:
+        SettingsError: A text describes none.
+    """
+    from otel_memoir.clock.sources.parse import parse_sources
+
+    texts = [part.strip() for part in settings.clock_sources.split(",") if part.strip()]
+    try:
+        parse_sources(texts, endpoint=settings.endpoint or _endpoint())
+    except OSError as error:
+        raise SettingsError("use setting", target="clock_sources", cause=error) from error
 
 
 def _texts(text: str) -> list[Given]:

@@ -17,7 +17,21 @@ def shared_clock(settings: Settings) -> Clock:
     """
     if settings.clock_mode == "system":
         return SystemClock()
-    names = sorted(name for name in settings.__dataclass_fields__ if name.startswith("clock_"))
-    key = tuple(getattr(settings, name) for name in names)
+    key = _key(settings)
     # Of two threads that make one, one keeps it; the other's is dropped unused.
     return _CLOCKS.get(key) or _CLOCKS.setdefault(key, SynchronizedClock(settings=settings))
+
+
+def change_shared_clock(clock: Clock, settings: Settings) -> None:
+    """Have a clock go by other settings, for all who stamp with it."""
+    if not isinstance(clock, SynchronizedClock):
+        return
+    clock.use(settings)
+    for key in [key for key, known in _CLOCKS.items() if known is clock]:
+        del _CLOCKS[key]
+    _CLOCKS.setdefault(_key(settings), clock)
+
+
+def _key(settings: Settings) -> tuple[object, ...]:
+    names = sorted(name for name in settings.__dataclass_fields__ if name.startswith("clock_"))
+    return tuple(getattr(settings, name) for name in names)

@@ -7,17 +7,19 @@ nothing. Nothing raises out of it, and it never sends to a server that nobody co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from otel_memoir.clock.calibration import CalibrationOptions
 from otel_memoir.clock.calibrator import Calibrator
-from otel_memoir.clock.configured import ClockMode, Given, plan
+from otel_memoir.clock.configured import ClockMode, Given, Plan, plan
 from otel_memoir.clock.leader import Found
 from otel_memoir.clock.line import (
     JUMP_NS,
@@ -106,6 +108,7 @@ class SynchronizedClock:
             self._cut, self._nothing = served_segment, SERVED_NOTHING
             self._segment = self._nothing
             self.read = self._read_corrected  # type: ignore[method-assign]
+        self._plans: deque[Plan] = deque(maxlen=1)
         self._calibrator = Calibrator(told, partial(read_clocks, self._ruler, self._wall))
         self._start_anew()
         _clocks.add(self)
@@ -185,6 +188,13 @@ class SynchronizedClock:
             self._thread = None
         self.start()
 
+    def use(self, settings: Settings) -> None:
+        """Ask the sources of other settings, and judge by them, within about a second.
+
+        What is known stays; so do mode and directory. Never blocks.
+        """
+        self._plans.append(plan(settings=settings))
+
     # -- waiting and asking ---------------------------------------------------
 
     def wait_synced(self, timeout: float, bound_ns: int | None = None) -> bool:
@@ -246,6 +256,8 @@ class SynchronizedClock:
     def _turn(self) -> float:
         """Do one turn; return how long to wait for the next, in seconds."""
         try:
+            with contextlib.suppress(IndexError):
+                self._calibrator.use(self._plans.pop())
             self._take(self._calibrator.turn(self._stopping.is_set))
             return self._calibrator.wait_s()
         except Exception as error:  # noqa: BLE001 - a clock that stops is never right again

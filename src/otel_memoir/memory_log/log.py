@@ -27,7 +27,7 @@ from otel_memoir.memory_log.retrieval_event import Page, RetainedEvent
 from otel_memoir.memory_log.retrieval_filters import FilterArguments
 from otel_memoir.memory_log.wiring import Wiring, make_global, wire
 from otel_memoir.observe import Health, watch_locks
-from otel_memoir.sdk.pipeline import spool_directory
+from otel_memoir.sdk.spool_place import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import SpoolStatus
 

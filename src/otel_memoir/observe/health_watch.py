@@ -66,6 +66,17 @@ class HealthWatch:
         self._told: HealthState = "ok"
         self._next_event_s = float("-inf")
 
+    def use(self, settings: Settings, read: Callable[[], Signs] | None = None) -> None:
+        """Judge by other settings from now on; what was told of stays told.
+
+        Args:
+            settings: The settings.
+
+            read: Observes the pipeline by them; as before if not given.
+        """
+        self._settings, self._read = settings, read or self._read
+        self._next_s = min(self._next_s, self._monotonic_s() + settings.health_interval_s)
+
     def now(self, *, at_most_s: float = 0.0) -> Health:
         """The verdict just now.
 

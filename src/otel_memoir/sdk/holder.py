@@ -67,6 +67,19 @@ class PipelineHolder:
         """The numbers of promise 2 for this process's spool file."""
         return self.pipeline.status()
 
+    def change_settings(self, **given: Any) -> None:
+        """Change settings while all goes on; the whole change is done, or nothing.
+
+        Args:
+            given: Settings by name; ``None`` takes back what the code had said. It is for all
+                who share the pipeline.
+
+        Raises:
+            SettingsError: A name or value cannot be used, or cannot be changed in a running
+                process.
+        """
+        self.pipeline.change_settings(**given)
+
     def health(self) -> Health:
         """The verdict on this pipeline just now: its state, and each cause with its remedy."""
         return self.pipeline.health()

@@ -8,7 +8,6 @@ first record: constructing opens no file and starts no thread.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from typing import Any
 from opentelemetry.context import get_value
 
 from otel_memoir.clock import Clock, shared_clock
+from otel_memoir.clock.shared import change_shared_clock
 from otel_memoir.delivery import Courier
-from otel_memoir.delivery.destination import resolve_destination
+from otel_memoir.delivery.destination import DESTINATION_SETTINGS, resolve_destination
 from otel_memoir.delivery.dispatch import Sender
 from otel_memoir.delivery.encoding import StampTemplate, encode_record
 from otel_memoir.delivery.lazy_sender import LazySender
@@ -42,8 +42,10 @@ from otel_memoir.sdk.emission import emission_of
 from otel_memoir.sdk.gap_event import gap_draft
 from otel_memoir.sdk.health_event import health_draft
 from otel_memoir.sdk.hosts import warn_of_host
+from otel_memoir.sdk.live_settings import LiveSettings, check_change, clock_settings
 from otel_memoir.sdk.marks import is_stamped, without_stamps
 from otel_memoir.sdk.observed import ObservedPipeline
+from otel_memoir.sdk.spool_place import spool_directory
 from otel_memoir.sdk.unknown_event import unknown_draft
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Draft, Refused, Spool, SpoolStatus, State, Ticket, Totals
@@ -52,7 +54,6 @@ from otel_memoir.spool.inspect import status_of, status_of_slot
 from otel_memoir.spool.model import Stream
 from otel_memoir.spool.whereabouts import UNKNOWN, Whereabouts, in_file
 from otel_memoir.stamping import new_uid, process_clock, says_how_it_is, stream_stamper
-from otel_memoir.user_state import user_state_directory
 
 _OWN_SCOPES = ("otel_memoir", "opentelemetry.", "urllib3", "requests", "grpc")
 """Loggers that speak while we deliver; what they say then would never end (#2701)."""
@@ -90,11 +91,12 @@ class Pipeline:
         environ: Mapping[str, str] | None = None,
         on_health_change: OnHealthChange | None = None,
     ) -> None:
-        self.settings = settings
+        self._live = LiveSettings(settings, check=self._check_change, use=self._use)
         self._on_health_change = on_health_change
         self._clock = clock or shared_clock(settings)
         self._environ = os.environ if environ is None else environ
         self._sender = sender
+        self._has_own_clock, self._has_own_sender = clock is not None, sender is not None
         self._made: dict[str, _Parts] = {}
         self._holders = 0
         self._slot: Slot | None = None
@@ -131,6 +133,7 @@ class Pipeline:
 
     def _make(self, resource: Any) -> _Parts:
         """Make the parts once; of two threads that try, one wins and nothing was opened."""
+        settings = self.settings
         spool = self._make_spool(resource)
         courier = self._make_courier(spool)
         health = self._watch(spool, courier)
@@ -143,6 +146,8 @@ class Pipeline:
             observe_clock(self._clock)
             observe_hybrid(process_clock)
             warn_of_host()
+        if self.settings is not settings:  # changed meanwhile
+            self._use(self.settings, settings.changed(self.settings))
         if self._closed:
             parts.spool.close(0.0)
         return parts
@@ -158,14 +163,11 @@ class Pipeline:
         )
 
     def _make_courier(self, spool: Spool) -> Courier:
-        sender = self._sender or LazySender(
-            lambda: make_sender(
-                resolve_destination(self.settings, self._environ, complain=_complain)
-            ),
-            lambda: spool.reading,
-        )
+        if self._sender is None:
+            self._sender = self._make_sender(self.settings)
         courier = Courier(
-            spool, sender, self.settings, make_gap_draft=gap_draft, make_orphan_draft=unknown_draft,
+            spool, self._sender, self.settings, make_gap_draft=gap_draft,
+            make_orphan_draft=unknown_draft,
         )
 
         def accepted() -> None:
@@ -190,15 +192,83 @@ class Pipeline:
         def forget() -> None:
             self._slot = None  # it is the parent's
             self.bell.forget()
+            self._live.forget()
             courier.forget()
             health.forget(self._reader(spool, courier).read)
+            # The parent may have been in the middle of a change.
+            self._hand_on(_Parts(spool, courier, health))
 
         health = HealthWatch(
             self._reader(spool, courier).read, self.settings, tell=tell,
             on_change=self._on_health_change,
         )
-        courier.on_turn, spool.on_forget = health.turn, forget
+
+        def turn() -> None:
+            self._live.look_at_file()
+            health.turn()
+
+        courier.on_turn, spool.on_forget = turn, forget
         return health
+
+    def _make_sender(self, settings: Settings) -> Sender:
+        return LazySender(
+            lambda: make_sender(resolve_destination(settings, self._environ, complain=_complain)),
+            lambda: self._made["parts"].spool.reading,
+        )
+
+    # -- settings -------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What counts now."""
+        return self._live.settings
+
+    @property
+    def settings_problem(self) -> str:
+        """Why what the settings file says does not count; empty, if it does."""
+        return self._live.problem
+
+    def change_settings(self, **given: Any) -> None:
+        """Change settings while all goes on: the whole change is done, or nothing.
+
+        What comes next goes by them: the request in flight ends as it began, and a batch that
+        was tried stays as it is. With another destination, a hold or a backoff ends at once.
+
+        Args:
+            given: Settings by name; ``None`` takes back what the code had said, so that the
+                settings file, the environment or the default counts again.
+
+        Raises:
+            SettingsError: A name or value cannot be used, or cannot be changed in a running
+                process.
+        """
+        self._live.change(given)
+
+    def _check_change(self, settings: Settings, changed: frozenset[str]) -> None:
+        check_change(
+            settings, changed, environ=self._environ, has_own_clock=self._has_own_clock,
+            has_own_sender=self._has_own_sender,
+        )
+
+    def _use(self, settings: Settings, changed: frozenset[str]) -> None:
+        if clock_settings(changed):
+            change_shared_clock(self._clock, settings)
+        parts = self._made.get("parts")
+        if parts is None:
+            return
+        if "peer_offset_max_s" in changed:
+            process_clock.offset_max_ns = round(settings.peer_offset_max_s * 1e9)
+        if changed & DESTINATION_SETTINGS:
+            self._sender = self._make_sender(settings)
+        self._hand_on(parts)
+        reader = self._reader(parts.spool, parts.courier)
+        parts.health.use(settings, reader.read if "health_window_s" in changed else None)
+
+    def _hand_on(self, parts: _Parts) -> None:
+        """Let the parts go by what counts now."""
+        assert self._sender is not None
+        parts.spool.use(self.settings)
+        parts.courier.use(self._sender, self.settings)
 
     # -- asking ---------------------------------------------------------------
 
@@ -323,19 +393,6 @@ def _has_lost(parts: _Parts) -> bool:
     return parts.courier.tally.lost() or parts.spool.has_evicted
 
 
-def spool_directory(settings: Settings, resource: Any = None) -> Path:
-    """Where the spool files are: the explicit directory, else one for the service.
-
-    The default is the user's state directory, then the service name. Absolute: the process may
-    change its working directory later.
-    """
-    if settings.spool_dir:
-        return Path(os.path.expanduser(settings.spool_dir)).absolute()
-    service = resource.attributes.get("service.name", "") if resource is not None else ""
-    name = re.sub(r"[^\w.-]+", "_", str(service) or "unknown_service").strip(".") or "_"
-    return user_state_directory() / name[:100]
-
-
 def _is_timed(log: Any) -> bool:
     try:
         return bool(log.timestamp)
@@ -345,5 +402,3 @@ def _is_timed(log: Any) -> bool:
 
 def _complain(sentence: str) -> None:
     complaints.say(f"destination {sentence}", sentence)
-
-
