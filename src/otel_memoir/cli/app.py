@@ -19,6 +19,7 @@ from otel_memoir.cli.export import export_command
 from otel_memoir.cli.locks import locks
 from otel_memoir.cli.places import as_json, directories, spool_dir
 from otel_memoir.cli.quarantine import quarantine
+from otel_memoir.cli.settings import settings
 from otel_memoir.cli.show import print_json, print_status, status_json, totals_json
 from otel_memoir.errors import MemoirError
 from otel_memoir.spool.inspect import (
@@ -164,3 +165,4 @@ main.add_command(completion)
 main.add_command(locks)
 main.add_command(doctor)
 main.add_command(quarantine)
+main.add_command(settings)

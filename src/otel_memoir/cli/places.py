@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from otel_memoir.sdk.pipeline import spool_directory
+from otel_memoir.sdk.spool_place import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool.directory import Slot, broken_files, slots
 
@@ -22,13 +22,14 @@ def spool_dir(function: F) -> F:
     return click.option(
         "--spool-dir", envvar="MEMOIR_SPOOL_DIR", show_envvar=True,
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Directory of the spool files; by default those of every service in the user's "
-        "state directory.",
+        help="Directory of the spool files; by default that of the settings file, else "
+        "those of every service in the user's state directory.",
     )(function)
 
 
 def directories(given: Path | None) -> list[Path]:
-    """The given directory, else every service's directory in the default place."""
+    """The given directory, else that of the settings file, else every service's default one."""
+    given = given or _in_settings_file()
     if given is not None:
         return [given]
     # The default place of any service is beside that of all others.
@@ -37,6 +38,12 @@ def directories(given: Path | None) -> list[Path]:
         return []
     found = sorted(path for path in base.iterdir() if path.is_dir())
     return [path for path in found if slots(path) or broken_files(path)]
+
+
+def _in_settings_file() -> Path | None:
+    said = Settings.load(complain=lambda _: None).spool_dir
+    path = spool_directory(Settings(spool_dir=said)) if said else None
+    return path if path is not None and path.is_dir() else None
 
 
 def all_slots(given: Path | None) -> list[Slot]:
