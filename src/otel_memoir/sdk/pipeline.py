@@ -231,38 +231,34 @@ class Pipeline:
     def change_settings(self, **given: Any) -> None:
         """Change settings while all goes on: the whole change is done, or nothing.
 
-        What comes next goes by them: the request in flight ends as it began, and a batch that
-        was tried stays as it is. With another destination, a hold or a backoff ends at once.
+        The request in flight ends as it began. With another destination, a hold ends at once.
 
         Args:
-            given: Settings by name; ``None`` takes back what the code had said, so that the
-                settings file, the environment or the default counts again.
+            given: Settings by name; ``None`` takes back what the code had said.
 
         Raises:
-            SettingsError: A name or value cannot be used, or cannot be changed in a running
-                process.
+            SettingsError: One of them cannot be used, or not be changed in a running process.
         """
         self._live.change(given)
 
     def _check_change(self, settings: Settings, changed: frozenset[str]) -> None:
         check_change(
-            settings, changed, environ=self._environ, has_own_clock=self._has_own_clock,
-            has_own_sender=self._has_own_sender,
+            settings, changed, environ=self._environ,
+            has_own_clock=self._has_own_clock, has_own_sender=self._has_own_sender,
         )
 
     def _use(self, settings: Settings, changed: frozenset[str]) -> None:
         if clock_settings(changed):
             change_shared_clock(self._clock, settings)
-        parts = self._made.get("parts")
-        if parts is None:
+        if (parts := self._made.get("parts")) is None:
             return
         if "peer_offset_max_s" in changed:
             process_clock.offset_max_ns = round(settings.peer_offset_max_s * 1e9)
         if changed & DESTINATION_SETTINGS:
             self._sender = self._make_sender(settings)
         self._hand_on(parts)
-        reader = self._reader(parts.spool, parts.courier)
-        parts.health.use(settings, reader.read if "health_window_s" in changed else None)
+        read = self._reader(parts.spool, parts.courier).read
+        parts.health.use(settings, read if "health_window_s" in changed else None)
 
     def _hand_on(self, parts: _Parts) -> None:
         """Let the parts go by what counts now."""
