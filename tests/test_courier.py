@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from otel_memoir.delivery import Courier
+from otel_memoir.delivery.teller import Teller
 from otel_memoir.testing import Answer, RecordedRequest, ScriptedCollector
 from socket_programs.wiring import Agent, agent, numbers
+from spool_helpers import problems_of
 
 TIMEOUT_S = 15.0
 ANYONE_WAITS = threading.Event()
@@ -191,6 +193,23 @@ def test_partial_success_counts_the_rejected_and_tells_of_them(
     assert gap.attributes["memoir.gap.cause"] == "rejected"
     assert gap.attributes["memoir.gap.records"] == 3
     assert gap.attributes["memoir.gap.message"] == "too old"
+
+
+@pytest.mark.parametrize("without", [False, True], ids=["", "control"])
+def test_a_destination_that_takes_nothing_is_not_told_of_it_for_ever(
+    collector: ScriptedCollector, tmp_path: Path, without: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of what tells of a loss was told too: 47 events in six seconds."""
+    if without:
+        monkeypatch.setattr(Teller, "_is_of_tellings", lambda *_: False)
+    collector.respond = lambda request: Answer(rejected=len(request.records))
+    with agent(tmp_path, collector.endpoint, linger_s=0.0) as it:
+        it.emit(1)
+        is_endless = until(lambda: it.totals.rejected > 5, 3.0)
+        assert is_endless == without
+        if not without:
+            assert it.totals.rejected == 2  # the record, and what told of it
+            assert problems_of(tmp_path) == []
 
 
 def test_a_record_that_always_gets_502_leaves_the_main_lane_and_blocks_nobody(

@@ -617,6 +617,19 @@ def test_constructing_opens_no_file_and_a_log_closes_once(
     assert log.created("late").state() == "refused"
 
 
+def test_settings_of_a_log_change_while_it_goes_on(make: Callable[..., MemoryLog]) -> None:
+    """All or nothing; and its health is told to whom it was given."""
+    log = make(endpoint="http://127.0.0.1:9")
+    with ScriptedCollector() as elsewhere:
+        receipt = log.created("r")
+        with pytest.raises(SettingsError, match="durability"):
+            log.change_settings(endpoint=elsewhere.endpoint, durability="batch")
+        assert log.settings.endpoint == "http://127.0.0.1:9"
+        log.change_settings(endpoint=elsewhere.endpoint)
+        assert receipt.wait(TIMEOUT_S)
+    assert log.settings.endpoint == elsewhere.endpoint
+
+
 def test_settings_are_given_once(tmp_path: Path) -> None:
     """In an object, or by name."""
     from otel_memoir import Settings

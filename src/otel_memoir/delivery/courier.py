@@ -29,17 +29,13 @@ from otel_memoir.delivery.pace import Pace
 from otel_memoir.delivery.planner import Planner
 from otel_memoir.delivery.sources import Source
 from otel_memoir.delivery.tally import DeliveryTally
+from otel_memoir.delivery.teller import MakeGapDraft, MakeOrphanDraft, Teller
 from otel_memoir.diagnostics import complaints, unobserved
 from otel_memoir.errors import MemoirError
 from otel_memoir.settings import Settings
-from otel_memoir.spool import Draft, Hold, Spool, Ticket, intents, ledger
+from otel_memoir.spool import Draft, Hold, Spool
 from otel_memoir.spool.alarm import Alarm
 from otel_memoir.spool.connection import StorageError, is_corrupt
-from otel_memoir.spool.intents import Orphan
-from otel_memoir.spool.ledger import Gap
-
-MakeGapDraft = Callable[[Gap, "bytes | None"], Draft]
-MakeOrphanDraft = Callable[[Orphan, "bytes | None"], Draft]
 
 _IDLE_S = 1.0
 _TROUBLE_S = 1.0
@@ -59,6 +55,7 @@ class Courier:
 
         make_orphan_draft: Turns an intent whose outcome nobody knows into such an event,
             which ends it.
+
         on_turn: (attribute) Called after each turn, and at least about once a second while
             the thread lives, with no lock held. It must not raise.
 
@@ -106,7 +103,7 @@ class Courier:
         self._paused = False
         self._filling: int | None = None
         self._own_name = ""
-        self._telling: dict[str, Ticket | None] = {}
+        self._teller = Teller(self._spool, self._make_gap_draft, self._make_orphan_draft)
         self._planner = Planner(
             self._spool, settings, wall_ns=self._wall_ns, monotonic_s=self._monotonic_s
         )
@@ -245,8 +242,7 @@ class Courier:
 
     def _serve(self, source: Source) -> bool:
         """Send the next batch of a file; return whether there was one."""
-        self._tell_gaps(source)
-        self._tell_orphans(source)
+        self._teller.tell_of(source, timeout=self._settings.emit_timeout_s)
         batch = self._planner.next_batch(
             source, skip=self._dispatcher.unwritten_of(source), hurry=self._hurry > 0,
             found=self._dispatcher.found_ahead(source),
@@ -261,52 +257,12 @@ class Courier:
             self._planner.note_answer(is_yes=self._dispatcher.deliveries > before)
         return True
 
-    def _tell_gaps(self, source: Source) -> None:
-        """Turn losses into records of our own stream; only then are they told."""
-        gaps = ledger.untold_gaps(source.file.reader)
-        if not gaps or self._spool.file is None:
-            return
-        envelope = source.file.last_envelope()
-        tickets = [self._tell(self._make_gap_draft(gap, envelope)) for gap in gaps]
-        if any(tickets) and self._spool.flush(self._settings.emit_timeout_s):
-            told = [gap for gap, ticket in zip(gaps, tickets, strict=True) if _is_kept(ticket)]
-            source.perform(lambda file: ledger.note_told(file.connection, told))
-
-    def _tell_orphans(self, source: Source) -> None:
-        """Tell of intents whose process died; a crash in between tells of none twice.
-
-        The record that tells of one ends it in our own file, which is then known of
-        elsewhere by whoever finds it still open.
-        """
-        found = intents.orphans(source.file.reader, owner=self._spool.owner)
-        own = self._spool.file
-        if not found or own is None:
-            return
-        envelope = source.file.last_envelope()
-        known = intents.known_elsewhere(self._spool.directory, source.file.name, found)
-        for orphan in found:
-            if orphan.id not in known and not _is_on_its_way(self._telling.get(orphan.id)):
-                self._telling[orphan.id] = self._tell(self._make_orphan_draft(orphan, envelope))
-        if not self._spool.flush(self._settings.emit_timeout_s):
-            return
-        told = [one.id for one in found if one.id in known or _is_kept(self._telling[one.id])]
-        for id_ in told:
-            self._telling.pop(id_, None)
-        if told:
-            source.perform(lambda file: intents.forget(file.connection, told))
-            if source.file is not own:
-                self._spool.perform(lambda file: intents.forget(file.connection, told))
-
     def tell(self, draft: Draft) -> bool:
         """Emit an event about ourselves; return whether it was accepted.
 
         One that finds no room is no new gap: it can be told later.
         """
-        return self._tell(draft) is not None
-
-    def _tell(self, draft: Draft) -> Ticket | None:
-        found = None if self._spool.would_refuse(draft) else self._spool.append(draft)
-        return found if isinstance(found, Ticket) else None
+        return self._teller.tell(draft) is not None
 
     def _finish(self) -> None:
         with self._spool.reading:
@@ -387,12 +343,3 @@ class Courier:
 
     def _is_stuck_or_drained(self) -> bool:
         return self._dispatcher.pace.is_blocked or self.is_drained()
-
-
-def _is_on_its_way(ticket: Ticket | None) -> bool:
-    return ticket is not None and ticket.refusal is None
-
-
-def _is_kept(ticket: Ticket | None) -> bool:
-    """Whether an event of our own was committed: a full disk refuses what had a ticket."""
-    return ticket is not None and ticket.group.done and ticket.refusal is None

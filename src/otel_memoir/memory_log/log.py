@@ -66,11 +66,12 @@ class MemoryLog(BoundLog):
 
         environ: The environment; ``os.environ`` by default.
 
+        on_health_change: Told of each verdict on health with another state or other causes
+            than the one before, by the courier's thread.
+
         given: Settings by name, and fields of ``EventFields`` that every event says.
 
     Attributes:
-        settings: The settings.
-
         locks: The lock manager.
 
     Raises:
@@ -83,7 +84,7 @@ class MemoryLog(BoundLog):
         locks: LockManager | None = None, on_failure: OnFailure = "degrade", spans: bool = True,
         capture: Capture | None = None, content_hash_key: str | bytes | None = None,
         environ: Mapping[str, str] | None = None, clock: Any = None, sender: Any = None,
-        **given: Any,
+        on_health_change: Any = None, **given: Any,
     ) -> None:  # fmt: skip
         fields = {key: given.pop(key) for key in list(given) if key in EventFields.__annotations__}
         if settings is not None and given:
@@ -91,11 +92,13 @@ class MemoryLog(BoundLog):
                 "make memory log", target=", ".join(given), cause="given beside settings=",
                 hint="Give them in the Settings.",
             )
-        self.settings = settings or Settings.load(environ=environ, **given)
+        said = settings or Settings.load(environ=environ, **given)
         self._wiring: Wiring = wire(
-            self.settings, logger_provider=logger_provider, tracer_provider=tracer_provider,
+            said, logger_provider=logger_provider, tracer_provider=tracer_provider,
             resource=resource, environ=environ,
-            processor_given=without_none({"clock": clock, "sender": sender}),
+            processor_given=without_none({
+                "clock": clock, "sender": sender, "on_health_change": on_health_change,
+            }),
         )
         hasher = (
             ContentHasher(content_hash_key) if content_hash_key is not None
@@ -104,13 +107,14 @@ class MemoryLog(BoundLog):
         emitter = Emitter(
             self._wiring.logger_provider.get_logger(SCOPE),
             self._wiring.tracer_provider if spans else None,
-            on_failure, self.settings.emit_timeout_s,
+            on_failure, said.emit_timeout_s,
         )
         super().__init__(
             emitter, EventMaker(fields, hasher, capture),
             locks or LockManager(logger_provider=self._wiring.logger_provider),
         )
         watch_locks(self.locks)
+        self._said = said
         self._retrieval: Retrieval | None = None
         # Taken by the one who closes, and never given back.
         self._end = threading.Lock()
@@ -124,6 +128,24 @@ class MemoryLog(BoundLog):
         known = pipeline.directory if pipeline is not None else None
         resource = getattr(self._wiring.logger_provider, "resource", None)
         return known or spool_directory(self.settings, resource)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that count now."""
+        pipeline = self._wiring.pipeline
+        return self._said if pipeline is None else pipeline.settings
+
+    def change_settings(self, **given: Any) -> None:
+        """Change settings while all goes on: the whole change is done, or nothing.
+
+        Args:
+            given: Settings by name, of those that docs/settings.md calls live.
+
+        Raises:
+            SettingsError: One of them cannot be used, or not be changed in a running process.
+        """
+        if self._wiring.pipeline is not None:
+            self._wiring.pipeline.change_settings(**given)
 
     def receipt(self, text: str) -> Receipt:
         """The receipt that ``str(receipt)`` stands for, of any process of this machine.
