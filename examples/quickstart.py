@@ -19,7 +19,7 @@ with MemoryLog(store_id="profile", agent_name="planner") as log:
 
     # The intention is on disk before the block begins. Killed inside it, the next
     # process would report that nobody knows what became of the change.
-    with log.change("profile/alice", reason="she said so", expected_version=1) as change:
+    with log.change("profile/alice", reason="she said so") as change:
         memory["alice"] = "likes coffee"
         change.made(content=memory["alice"], version=2)
 
