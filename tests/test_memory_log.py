@@ -197,6 +197,33 @@ def test_an_event_that_cannot_be_made_is_said_and_raises_only_for_auditors(
         make(on_failure="raise").created(None)  # type: ignore[arg-type]  # the mistake
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [({"text": "tea"}, "content"), ({"version": 1}, "record_version"), ({"ttl": "1d"}, "ttl")],
+)
+def test_what_cannot_be_told_of_an_event_costs_only_that(
+    given: Any, hint: str, make: Callable[..., MemoryLog], collector: ScriptedCollector
+) -> None:
+    """That it happened is told, and marked; an auditor's log raises, and says what is meant."""
+    log = make(agent_name="planner")
+    assert log.created("alice", **given).is_stored
+    [record] = arrived(collector, log)
+    assert record.event_name == names.EVENT_RECORD_CREATED
+    assert record.attributes[names.GEN_AI_MEMORY_RECORD_ID] == "alice"
+    assert record.attributes[names.GEN_AI_AGENT_NAME] == "planner"
+    assert record.attributes[names.REPAIRED] is True
+    with pytest.raises(MemoirError, match=hint):
+        make(on_failure="raise").created("alice", **given)
+
+
+def test_a_choice_or_a_name_that_there_is_not_is_said_when_the_log_is_made(tmp_path: Path) -> None:
+    """``Raise`` is not ``raise``: an auditor must not find out later."""
+    with pytest.raises(SettingsError, match="degrade"):
+        MemoryLog(spool_dir=str(tmp_path), on_failure="Raise")  # type: ignore[arg-type]  # it
+    with pytest.raises(SettingsError, match="Did you mean store_id"):
+        MemoryLog(spool_dir=str(tmp_path), store="profile")
+
+
 # -- changes ----------------------------------------------------------------------
 
 
@@ -267,6 +294,21 @@ def test_a_stale_change_is_refused_before_its_block_begins(
     conflict = arrived(collector, log)[0]
     assert conflict.event_name == names.EVENT_WRITE_CONFLICT
     assert conflict.attributes[names.CONFLICT_ACTUAL_VERSION] == 5
+
+
+def test_without_a_store_to_ask_the_version_that_was_told_of_last_counts(
+    make: Callable[..., MemoryLog],
+) -> None:
+    """Of this process; what it knows nothing of is let through."""
+    log = make()
+    with log.change("alice", expected_version=7) as change:
+        change.made(version=8)
+    with pytest.raises(WriteConflictError), log.bind(turn_id="t").change(
+        "alice", expected_version=7
+    ):
+        pytest.fail("it began")
+    with log.change("alice", expected_version=8):
+        pass
 
 
 def test_a_store_that_refuses_a_stale_write_itself_is_told_of(

@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from otel_memoir.clock import Clock, SystemClock
+    from otel_memoir.errors import (
+        DeadlockError,
+        LockLostError,
+        LockTimeoutError,
+        MemoirError,
+        OwnerDiedError,
+        ReflectionSkippedError,
+        SettingsError,
+        SpoolRefusedError,
+        WriteConflictError,
+    )
     from otel_memoir.events import MemoryEvent
     from otel_memoir.locks import Lease, LockManager
     from otel_memoir.memory_log import MemoryLog, Receipt, install
@@ -22,20 +33,29 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "Clock": "clock",
+        "DeadlockError": "errors",
         "DurableLogExporter": "sdk",
         "DurableLogRecordProcessor": "sdk",
         "Lease": "locks",
+        "LockLostError": "errors",
         "LockManager": "locks",
+        "LockTimeoutError": "errors",
+        "MemoirError": "errors",
         "MemoryEvent": "events",
         "MemoryLog": "memory_log",
+        "OwnerDiedError": "errors",
         "Receipt": "memory_log",
         "Reflection": "reflection",
+        "ReflectionSkippedError": "errors",
         "Reflections": "reflection",
         "Settings": "settings",
+        "SettingsError": "errors",
+        "SpoolRefusedError": "errors",
         "SpoolStatus": "spool",
         "StampLogRecordProcessor": "sdk",
         "SystemClock": "clock",
         "Totals": "spool",
+        "WriteConflictError": "errors",
         "install": "memory_log",
     }
 
@@ -49,19 +69,28 @@ else:
 
 __all__ = [
     "Clock",
+    "DeadlockError",
     "DurableLogExporter",
     "DurableLogRecordProcessor",
     "Lease",
+    "LockLostError",
     "LockManager",
+    "LockTimeoutError",
+    "MemoirError",
     "MemoryEvent",
     "MemoryLog",
+    "OwnerDiedError",
     "Receipt",
     "Reflection",
+    "ReflectionSkippedError",
     "Reflections",
     "Settings",
+    "SettingsError",
+    "SpoolRefusedError",
     "SpoolStatus",
     "StampLogRecordProcessor",
     "SystemClock",
     "Totals",
+    "WriteConflictError",
     "install",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from otel_memoir.spool import SpoolStatus, Totals
 from otel_memoir.spool.inspect import sum_totals
 from otel_memoir.spool.model import OUTCOMES
+from otel_memoir.spool.quarantine import trouble
 
 COUNTS = ("accepted", "delivered", "pending", *OUTCOMES[1:])
 
@@ -128,6 +130,10 @@ def _print_remarks(status: SpoolStatus) -> None:
         hold = status.hold
         click.echo(f"{status.path}: on hold since {when(hold.since_unix_ns)} ({hold.code}: "
                    f"{hold.message}). {hold.hint}")
+    elif status.totals.pending and status.path and not status.problem:
+        code, message = trouble(Path(status.path))
+        if code:
+            click.echo(f"{status.path}: not delivered so far; the last answer: {code}: {message}")
     for reason, records in status.totals.refused.items():
         click.echo(f"{status.path}: {records:,} refused ({reason})")
     if status.totals.unaccounted:

@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from otel_memoir.errors import SettingsError
 from otel_memoir.locks import LockManager
 from otel_memoir.locks.keys import store_and_record
+from otel_memoir.locks.report import caller
 from otel_memoir.memory_log.change import OUTCOMES, Change, Target, Version
 from otel_memoir.memory_log.emitter import Emitter
 from otel_memoir.memory_log.fields import ChangeFields, EventFields, EventMaker
@@ -54,7 +55,8 @@ class BoundLog(Recorder):
             expected_version: The version on which the change is based.
 
             version_of: Returns the version that the store has now, or something to await
-                for it. Asked once the key is held, before the intention.
+                for it. Asked once the key is held, before the intention. Without it, the
+                version counts that this process told of last, if it did.
 
             hold: Whether to hold the key exclusively, by the lock manager, for the block.
 
@@ -83,9 +85,10 @@ class BoundLog(Recorder):
             )
         default = fields.get("store_id") or self._maker.fields.get("store_id")
         target = _target(key, default if isinstance(default, str) else None)
-        lease = (
-            self.locks.hold(target.key, timeout=timeout, priority=priority) if hold else None
-        )
+        lease = None
+        if hold:
+            lease = self.locks.hold(target.key, timeout=timeout, priority=priority)
+            lease.where = caller()
         return Change(
             self._emitter, self._maker, target, operation=operation, fields=fields,
             version=Version(expected_version, version_of), lease=lease,

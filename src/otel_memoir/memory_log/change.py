@@ -224,7 +224,10 @@ class Change:
             WriteConflictError: It is.
         """
         expected = self._version.expected
-        if expected is None or self._version.ask is None or found == expected:
+        if self._version.ask is None:
+            found = self._emitter.versions.of(self._target.store_id, self._target.record_id)
+            found = expected if found is None else found
+        if expected is None or found == expected:
             return
         error = self.conflict(found)
         self._tell(None)

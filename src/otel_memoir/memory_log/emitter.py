@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from opentelemetry._logs import Logger
 from opentelemetry.context import get_current
 from opentelemetry.trace import Span, SpanKind, TracerProvider, get_current_span, use_span
 
 from otel_memoir.diagnostics import complaints
-from otel_memoir.errors import MemoirError, SpoolRefusedError
+from otel_memoir.errors import MemoirError, SettingsError, SpoolRefusedError
 from otel_memoir.events import Capture, MemoryEvent, names, to_log_record
 from otel_memoir.memory_log.receipt import Receipt
+from otel_memoir.memory_log.versions import Versions
 from otel_memoir.sdk.emission import Emission
 from otel_memoir.spool.model import Intent
 
@@ -27,6 +29,8 @@ _MEMORY_OPERATIONS = (
     "update_memory", "upsert_memory", "delete_memory",
 )
 """Those of ``gen_ai.memory.client``, semantic-conventions-genai v0.1.0, spans.yaml."""
+
+_KINDS = 16
 
 _ON_SPANS = (
     names.GEN_AI_MEMORY_STORE_ID, names.GEN_AI_MEMORY_RECORD_ID, names.GEN_AI_MEMORY_RECORD_COUNT,
@@ -47,12 +51,26 @@ class Emitter:
             raises, for those who rather stop than act without a record.
 
         timeout_s: The longest wait for the disk.
+
+    Attributes:
+        versions: The versions that were told of.
+
+    Raises:
+        SettingsError: There is no such ``on_failure``.
     """
 
     logger: Logger
     tracer_provider: TracerProvider | None
     on_failure: OnFailure
     timeout_s: float
+    versions: Versions = field(default_factory=Versions)
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in get_args(OnFailure):
+            raise SettingsError(
+                "make memory log", target=f"on_failure={self.on_failure!r:.60}",
+                cause="there is no such choice", hint='Use "degrade" or "raise".',
+            )
 
     def emit(
         self, event: MemoryEvent, *, capture: Capture, intent: Intent | None = None
@@ -80,6 +98,8 @@ class Emitter:
                 return self.failed("emit", error)
             complain("emit", error)  # it was stored before that
         receipt = Receipt(emission)
+        if emission.pipeline is not None:
+            self.versions.note(event)
         self._check(emission, receipt)
         return receipt
 
@@ -92,7 +112,7 @@ class Emitter:
         if self.on_failure == "raise":
             raise error
         complain(what, error)
-        return Receipt(refusal=type(error).__name__)
+        return Receipt(refusal=_text(error))
 
     def _check(self, emission: Emission, receipt: Receipt) -> None:
         if emission.pipeline is None:
@@ -179,9 +199,14 @@ def _complaining(what: str) -> Iterator[None]:
 
 def complain(what: str, error: Exception) -> None:
     """Say that something could not be done, whatever the error has to say."""
-    kind = type(error).__name__
+    said = _text(error)
+    # By what is said, so that the second mistake is seen beside the first, but in few kinds.
+    kind = zlib.crc32(said.encode("utf-8", "replace")) % _KINDS
+    complaints.say(f"memory log {what} {kind}", f"could not {what}: {said}")
+
+
+def _text(error: Exception) -> str:
     try:
-        said = f"could not {what}: {error}"
+        return str(error) or type(error).__name__
     except Exception:  # noqa: BLE001 - promise 6: the text is the application's
-        said = f"could not {what}: {kind}"
-    complaints.say(f"memory log {what} {kind}", said)
+        return type(error).__name__

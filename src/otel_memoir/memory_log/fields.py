@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from otel_memoir.errors import EventError
 from otel_memoir.events import (
     Capture,
     ContentHasher,
@@ -127,11 +130,31 @@ class EventMaker:
             attributes.setdefault(names.QUERY_HASH, self.hasher.hash(query))
             attributes.setdefault(names.QUERY_SIZE, content_size(query))
             told[names.GEN_AI_MEMORY_QUERY_TEXT] = query
+        check_known(name, fields)
         fields.setdefault("trace", current_trace())
         fields["attributes"] = without_none(attributes)
         # What nobody may see is not even put into the event: it could be looked at on its way.
         fields["content"] = told if EVENTS[name].content and self.captures().on_events else {}
         return MemoryEvent(name, **fields)
+
+
+_KNOWN = frozenset(one.name for one in dataclasses.fields(MemoryEvent))
+
+
+def check_known(name: str, fields: Mapping[str, Any]) -> None:
+    """Make sure that all fields of an event are fields of events.
+
+    Raises:
+        EventError: One is not, with the one that may be meant.
+    """
+    for key in fields:
+        if key not in _KNOWN:
+            meant = "record_version" if key == "version" else f"{key}"
+            near = difflib.get_close_matches(meant, _KNOWN, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}?" if near else "See MemoryEvent, or give attributes."
+            raise EventError(
+                "make event", target=name, cause=f"there is no field {f'{key}'[:60]}", hint=hint
+            )
 
 
 def _records(record_id: str | None, content: Any) -> list[dict[str, Any]]:

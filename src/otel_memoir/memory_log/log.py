@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import difflib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +94,7 @@ class MemoryLog(BoundLog):
                 "make memory log", target=", ".join(given), cause="given beside settings=",
                 hint="Give them in the Settings.",
             )
+        _check_known(given)
         said = settings or Settings.load(environ=environ, **given)
         self._wiring: Wiring = wire(
             said, logger_provider=logger_provider, tracer_provider=tracer_provider,
@@ -262,6 +265,17 @@ class MemoryLog(BoundLog):
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         await self.aclose()
+
+
+def _check_known(given: Mapping[str, Any]) -> None:
+    known = [*EventFields.__annotations__, *(field.name for field in dataclasses.fields(Settings))]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            raise SettingsError(
+                "make memory log", target=key, cause="there is no such setting or field",
+                hint=f"Did you mean {near[0]}?" if near else "See docs/settings.md.",
+            )
 
 
 _installing = threading.Lock()

@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from otel_memoir.events import names
+from otel_memoir.events import MemoryEvent, names
 from otel_memoir.events.tables import EVENTS
 from otel_memoir.memory_log.emitter import Emitter, describe
 from otel_memoir.memory_log.fields import NOTHING, EventFields, EventMaker
@@ -250,9 +250,34 @@ class Recorder:
             try:
                 event = maker.make(name, fields, **own)
             except Exception as error:  # noqa: BLE001 - promise 6: content is the application's
-                return emitter.failed(f"make event {name}", error)
+                refused = emitter.failed(f"make event {name}", error)
+                least = self._least(name, known, own)
+                if least is None:
+                    return refused
+                event = least
             describe(span, event)
             return emitter.emit(event, capture=maker.captures())
+
+    def _least(
+        self, name: str, known: Mapping[str, Any], own: Mapping[str, Any]
+    ) -> MemoryEvent | None:
+        """That it happened, and to which memory, where something else of it cannot be told."""
+        said = {key: known[key] for key in _LEAST if isinstance(known.get(key), str)}
+        attributes: dict[str, Any] = {names.REPAIRED: True}
+        if isinstance(own.get("record_id"), str):
+            said["record_id"] = own["record_id"]
+        count = own.get("attributes", {}).get(names.GEN_AI_MEMORY_RECORD_COUNT)
+        if type(count) is int:
+            attributes[names.GEN_AI_MEMORY_RECORD_COUNT] = count
+        try:
+            return self._maker.only(said).make(
+                name, {}, attributes=attributes, reason="what was said cannot be told"
+            )
+        except Exception:  # noqa: BLE001 - the mistake itself was said before
+            return None
+
+
+_LEAST = ("store_id", "agent_id", "agent_name", "conversation_id", "tenant_id")
 
 
 def _some(count: int | None, record_ids: Sequence[str] | None) -> dict[str, Any]:
