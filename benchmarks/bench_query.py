@@ -37,7 +37,7 @@ from common import (
 from otel_memoir.delivery import wire
 from otel_memoir.delivery.encoding import StampTemplate, join_envelope
 from otel_memoir.events import names
-from otel_memoir.memory_log.query import Retrieval
+from otel_memoir.retrieval.query import Retrieval
 from otel_memoir.spool import Draft, State, ledger
 from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import prepare_directory, slots, take_slot

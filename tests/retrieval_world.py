@@ -9,7 +9,7 @@ from typing import Any
 
 from otel_memoir.delivery.encoding import StampTemplate, join_envelope
 from otel_memoir.events import MemoryEvent, from_otlp, to_otlp
-from otel_memoir.memory_log.query import RetainedEvent
+from otel_memoir.retrieval.query import RetainedEvent
 from otel_memoir.spool import State, ledger
 from otel_memoir.spool.connection import transaction
 from otel_memoir.spool.directory import Slot, prepare_directory, slots, try_lock

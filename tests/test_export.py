@@ -25,10 +25,10 @@ from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.errors import SpoolError
 from otel_memoir.events import Capture, MemoryEvent, from_cloud_event, to_log_record
 from otel_memoir.memory_log import export as export_module
-from otel_memoir.memory_log.export import export_to_file
-from otel_memoir.memory_log.export_forms import COLUMNS
-from otel_memoir.memory_log.export_redeliver import Redelivered, Redelivery
-from otel_memoir.memory_log.query import Retrieval, events
+from otel_memoir.retrieval.export import export_to_file
+from otel_memoir.retrieval.forms import COLUMNS
+from otel_memoir.retrieval.query import Retrieval, events
+from otel_memoir.retrieval.redeliver import Redelivered, Redelivery
 from otel_memoir.settings import Settings
 from otel_memoir.spool import State
 from otel_memoir.spool.directory import slots

@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "otel_memoir"
 LAYERS = (
     ("cli", "instrumentation"),
     ("memory_log",),
-    ("reflection", "sdk"),
+    ("reflection", "sdk", "retrieval"),
     ("testing",),
     ("stamping", "delivery", "locks", "observe"),
     ("spool", "clock", "events"),

@@ -18,8 +18,8 @@ import pytest
 
 from otel_memoir.errors import SpoolError
 from otel_memoir.events import MemoryEvent, Opaque, to_log_record
-from otel_memoir.memory_log.query import Retrieval, events, history
-from otel_memoir.memory_log.retrieval_follow import follow
+from otel_memoir.retrieval.follow import follow
+from otel_memoir.retrieval.query import Retrieval, events, history
 from otel_memoir.spool import State, index_fill
 from otel_memoir.spool.directory import Slot, slots, try_lock
 from otel_memoir.spool.index import Question
@@ -486,7 +486,7 @@ def test_a_copy_on_a_medium_that_is_read_only_is_read(tmp_path: Path) -> None:
         it.append(UPDATED, NOON_NS)
     (directory / "memoir-0001.lock").unlink()
     code = (
-        "import sys; from otel_memoir.memory_log.query import events;"
+        "import sys; from otel_memoir.retrieval.query import events;"
         "page = events(sys.argv[1], record='r1'); print(len(page), page.problems)"
     )
     command = [sys.executable, "-c", code, str(directory)]
@@ -519,7 +519,7 @@ def test_several_processes_may_ask_at_once(tmp_path: Path) -> None:
         for number in range(3000):
             it.append(UPDATED, NOON_NS + number)
     code = (
-        "import sys; from otel_memoir.memory_log.query import events;"
+        "import sys; from otel_memoir.retrieval.query import events;"
         "print(len(events(sys.argv[1], record='r1', limit=10**6)))"
     )
     asking = [

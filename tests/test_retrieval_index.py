@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from otel_memoir.events import MemoryEvent, TraceRef
-from otel_memoir.memory_log.query import Retrieval
-from otel_memoir.memory_log.retrieval_terms import describe, describe_slowly
+from otel_memoir.retrieval.query import Retrieval
+from otel_memoir.retrieval.terms import describe, describe_slowly
 from otel_memoir.spool import State, index_fill, index_find
 from retrieval_world import NOON_NS, Writer, scanned, shown
 

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from otel_memoir.memory_log.retrieval_event import moment
+from otel_memoir.retrieval.event import moment
 from otel_memoir.stamping.event import StampedEvent
 
 __all__ = ["EVENT_HEADS", "body_text", "bound_in_words", "event_json", "event_row", "moment"]

@@ -16,9 +16,9 @@ from otel_memoir.cli.follow import follow_events
 from otel_memoir.cli.places import all_slots, as_json, spool_dir
 from otel_memoir.cli.places import directories as all_directories
 from otel_memoir.cli.show import print_json, print_table
-from otel_memoir.memory_log.query import Retrieval
-from otel_memoir.memory_log.retrieval_event import RetainedEvent
-from otel_memoir.memory_log.retrieval_filters import FilterArguments, filters_of, matches
+from otel_memoir.retrieval.event import RetainedEvent
+from otel_memoir.retrieval.filters import FilterArguments, filters_of, matches
+from otel_memoir.retrieval.query import Retrieval
 from otel_memoir.sdk.gap_event import GAP_EVENT
 from otel_memoir.spool.rows import StoredRecord, absences, stored_records
 from otel_memoir.stamping.event import StampedEvent

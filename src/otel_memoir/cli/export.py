@@ -15,15 +15,15 @@ from otel_memoir.cli.places import as_json, spool_dir
 from otel_memoir.cli.show import print_json
 from otel_memoir.delivery.destination import resolve_destination
 from otel_memoir.delivery.senders import make_sender
-from otel_memoir.memory_log.export import (
+from otel_memoir.retrieval.export import (
     FORMATS,
     SQLITE,
     Exported,
     export_to_file,
     export_to_stream,
 )
-from otel_memoir.memory_log.export_redeliver import Redelivered, Redelivery
-from otel_memoir.memory_log.query import FilterArguments, Retrieval
+from otel_memoir.retrieval.query import FilterArguments, Retrieval
+from otel_memoir.retrieval.redeliver import Redelivered, Redelivery
 from otel_memoir.settings import Settings
 
 _PROTOCOLS = ("http/protobuf", "grpc")

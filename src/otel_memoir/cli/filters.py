@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from otel_memoir.memory_log.retrieval_filters import STATES, FilterArguments
+from otel_memoir.retrieval.filters import STATES, FilterArguments
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,10 +13,10 @@ import click
 
 from otel_memoir.cli.event_lines import EVENT_HEADS, event_json, event_row
 from otel_memoir.cli.filters import Reading
-from otel_memoir.memory_log.query import Retrieval
-from otel_memoir.memory_log.retrieval_event import RetainedEvent
-from otel_memoir.memory_log.retrieval_filters import FilterArguments
-from otel_memoir.memory_log.retrieval_follow import follow
+from otel_memoir.retrieval.event import RetainedEvent
+from otel_memoir.retrieval.filters import FilterArguments
+from otel_memoir.retrieval.follow import follow
+from otel_memoir.retrieval.query import Retrieval
 from otel_memoir.spool.index import Place
 
 LAST = 10

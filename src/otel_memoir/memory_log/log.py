@@ -24,11 +24,11 @@ from otel_memoir.memory_log.bound import BoundLog
 from otel_memoir.memory_log.emitter import SCOPE, Emitter, OnFailure
 from otel_memoir.memory_log.fields import EventFields, EventMaker, without_none
 from otel_memoir.memory_log.receipt import Receipt
-from otel_memoir.memory_log.retrieval import LIMIT, Retrieval
-from otel_memoir.memory_log.retrieval_event import Page, RetainedEvent
-from otel_memoir.memory_log.retrieval_filters import FilterArguments
 from otel_memoir.memory_log.wiring import Wiring, make_global, wire
 from otel_memoir.observe import Health, watch_locks
+from otel_memoir.retrieval.event import Page, RetainedEvent
+from otel_memoir.retrieval.filters import FilterArguments
+from otel_memoir.retrieval.retrieval import LIMIT, Retrieval
 from otel_memoir.sdk.spool_place import spool_directory
 from otel_memoir.settings import Settings
 from otel_memoir.spool import SpoolStatus

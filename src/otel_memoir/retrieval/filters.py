@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TypedDict
 
 from otel_memoir.errors import SpoolError
-from otel_memoir.memory_log.retrieval_terms import KEYS, describe
+from otel_memoir.retrieval.terms import KEYS, describe
 from otel_memoir.spool import State
 from otel_memoir.spool.index import Place, Question
 from otel_memoir.stamping.event import StampedEvent

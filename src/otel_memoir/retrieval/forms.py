@@ -22,8 +22,8 @@ from otel_memoir.delivery.request import build_request
 from otel_memoir.errors import EventError
 from otel_memoir.events import Capture, names, to_cloud_event
 from otel_memoir.events.otlp_messages import plain_mapping, record_of
-from otel_memoir.memory_log.retrieval_event import RetainedEvent
-from otel_memoir.memory_log.retrieval_terms import RECORD, describe
+from otel_memoir.retrieval.event import RetainedEvent
+from otel_memoir.retrieval.terms import RECORD, describe
 from otel_memoir.spool.table_file import Row, Table
 
 EVENT_NAME = "otel.event.name"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from otel_memoir.errors import SpoolError
-from otel_memoir.memory_log.export_forms import (
+from otel_memoir.retrieval.event import RetainedEvent
+from otel_memoir.retrieval.forms import (
     TABLES,
     cloud_event_lines,
     csv_lines,
@@ -19,7 +20,6 @@ from otel_memoir.memory_log.export_forms import (
     otlp_json_lines,
     table_rows,
 )
-from otel_memoir.memory_log.retrieval_event import RetainedEvent
 from otel_memoir.spool.directory import sync_directory
 from otel_memoir.spool.table_file import write_tables
 

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Union
 
 from otel_memoir.errors import SpoolCorruptError, SpoolError
-from otel_memoir.memory_log.retrieval_event import Page, RetainedEvent, cursor_of, place_of
-from otel_memoir.memory_log.retrieval_filters import FilterArguments, Filters, filters_of
-from otel_memoir.memory_log.retrieval_terms import DESCRIBER
+from otel_memoir.retrieval.event import Page, RetainedEvent, cursor_of, place_of
+from otel_memoir.retrieval.filters import FilterArguments, Filters, filters_of
+from otel_memoir.retrieval.terms import DESCRIBER
 from otel_memoir.spool import State
 from otel_memoir.spool.directory import slots, was_inherited
 from otel_memoir.spool.index import Entry, Place, Question, RecordIndex, Spans, looking, spans_in

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from otel_memoir.memory_log.retrieval import LIMIT, TIMEOUT_S, Directories, Retrieval
-from otel_memoir.memory_log.retrieval_event import Page, RetainedEvent
-from otel_memoir.memory_log.retrieval_filters import FilterArguments
+from otel_memoir.retrieval.event import Page, RetainedEvent
+from otel_memoir.retrieval.filters import FilterArguments
+from otel_memoir.retrieval.retrieval import LIMIT, TIMEOUT_S, Directories, Retrieval
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

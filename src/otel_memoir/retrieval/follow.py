@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from otel_memoir.memory_log.retrieval import Marks, Retrieval
-from otel_memoir.memory_log.retrieval_event import RetainedEvent
-from otel_memoir.memory_log.retrieval_filters import FilterArguments
+from otel_memoir.retrieval.event import RetainedEvent
+from otel_memoir.retrieval.filters import FilterArguments
+from otel_memoir.retrieval.retrieval import Marks, Retrieval
 from otel_memoir.spool.index import Place
 
 if TYPE_CHECKING:

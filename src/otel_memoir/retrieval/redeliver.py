@@ -23,7 +23,7 @@ from otel_memoir.delivery.parts import halves
 from otel_memoir.delivery.policy import Action, Decision, decide
 from otel_memoir.delivery.request import build_request
 from otel_memoir.diagnostics import unobserved
-from otel_memoir.memory_log.retrieval_event import RetainedEvent
+from otel_memoir.retrieval.event import RetainedEvent
 from otel_memoir.settings import Settings
 from otel_memoir.spool import Batch
 
