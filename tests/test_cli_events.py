@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from host_programs.hosting import interruptible
 from otel_memoir.cli import main
 from otel_memoir.cli.filters import MOMENT, Reading
 from otel_memoir.events import MemoryEvent
@@ -135,7 +136,7 @@ def test_new_events_are_followed_until_interrupted(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "otel_memoir.cli", "events", str(tmp_path), "--follow",
                    "--json", "--event", "memoir.record.created"]
         # Without a buffer a line is there as soon as it was written.
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+        process = subprocess.Popen(interruptible(command), stdout=subprocess.PIPE, text=True,
                                    env={**os.environ, "PYTHONUNBUFFERED": "1"})
         assert process.stdout is not None
         try:

@@ -13,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from host_programs.hosting import interruptible
 from otel_memoir.cli import main
 from spool_helpers import open_spool, store
 
@@ -25,7 +26,7 @@ def test_a_status_is_looked_at_again_until_an_interrupt(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     store(spool, "a")
     command = [COMMAND, "status", "--watch", "0.1", "--spool-dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(interruptible(command), stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         looks = 0
         while looks < 3:

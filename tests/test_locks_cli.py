@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from host_programs.hosting import Host, hosted, listening, request, until
+from host_programs.hosting import Host, hosted, interruptible, listening, request, until
 from otel_memoir.cli import main
 from otel_memoir.locks.sockets import Place, connect, places
 
@@ -168,7 +168,7 @@ def test_it_looks_again_and_again_until_interrupted(tmp_path: Path) -> None:
     with running("wait", tmp_path) as host:
         command = [str(BIN / "otel-memoir"), "locks", "--watch", "0.1", *LONG]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            interruptible(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as watching:
             assert watching.stdout is not None and watching.stderr is not None
             looks = 0

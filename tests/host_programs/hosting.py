@@ -106,6 +106,17 @@ def program(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(PROGRAMS / name), *arguments]
 
 
+_INTERRUPTIBLE = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def interruptible(command: Sequence[str]) -> list[str]:
+    """A command that an interrupt reaches: what a shell runs in the background ignores them."""
+    return [sys.executable, "-c", _INTERRUPTIBLE, *command]
+
+
 @contextmanager
 def listening() -> Iterator[socket.socket]:
     """A socket that listens, for a server to inherit: it can be connected to at once."""
