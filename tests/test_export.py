@@ -24,7 +24,7 @@ from otel_memoir.delivery.backoff import Backoff
 from otel_memoir.delivery.outcome import Outcome, Verdict
 from otel_memoir.errors import SpoolError
 from otel_memoir.events import Capture, MemoryEvent, from_cloud_event, to_log_record
-from otel_memoir.memory_log import export as export_module
+from otel_memoir.retrieval import export as export_module
 from otel_memoir.retrieval.export import export_to_file
 from otel_memoir.retrieval.forms import COLUMNS
 from otel_memoir.retrieval.query import Retrieval, events
