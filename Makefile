@@ -13,8 +13,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/otel-memoir demo
 
+# One worker a core: most tests wait for a disk, a clock or another process.
 test: $(READY) $(VENV)/.uwsgi system lint collector
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 	$(MAKE) agents
 	$(BIN)/python tools/matrix.py
 
