@@ -12,6 +12,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -322,13 +323,20 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.fixture
+def near() -> Iterator[Path]:
+    """A state directory whose sockets have short names: plain ``connect`` takes 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="m") as place:
+        yield Path(place)
+
+
 def test_without_descriptors_it_waits_for_some(
-    state: Path, monkeypatch: pytest.MonkeyPatch
+    near: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Instead of turning round; who connected is answered later."""
     monkeypatch.setattr(serving, "_PAUSE_S", 0.05)
     tries_s.clear()
-    with served(state, lambda: b"x", Counting) as place:
+    with served(near, lambda: b"x", Counting) as place:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late:
             late.settimeout(PATIENCE_S)
             with no_descriptors():
