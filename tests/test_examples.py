@@ -121,7 +121,7 @@ def serving(
     program: list[str], tmp_path: Path, collector: ScriptedCollector, listener: socket.socket
 ) -> Iterator[Host]:
     """A server of ``examples`` on a socket that listens already."""
-    command = [sys.executable, "-m", *program]
+    command = [sys.executable, *program]
     with hosted(
         command, tmp_path, collector.endpoint, pass_fds=[listener.fileno()],
         PYTHONPATH=os.pathsep.join([str(EXAMPLES), str(ROOT / "tests")]),
@@ -129,11 +129,25 @@ def serving(
         yield host
 
 
-def test_web_service(tmp_path: Path, collector: ScriptedCollector) -> None:
-    """uvicorn; two writers with one version: one is refused, and its block never began."""
+UNDER_BLOCKBUSTER = """
+import sys, uvicorn, web_service
+from blockbuster import BlockBuster
+BlockBuster().activate()
+uvicorn.run(web_service.app, fd=int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("guarded", [False, True], ids=["", "blockbuster"])
+def test_web_service(tmp_path: Path, collector: ScriptedCollector, guarded: bool) -> None:
+    """uvicorn; two writers with one version: one is refused, and its block never began.
+
+    Under blockbuster, a call that blocks the loop raises: the answer would be 500.
+    """
     with listening() as listener:
         port = listener.getsockname()[1]
-        program = ["uvicorn", "--fd", str(listener.fileno()), "web_service:app"]
+        program = ["-m", "uvicorn", "--fd", str(listener.fileno()), "web_service:app"]
+        if guarded:
+            program = ["-c", UNDER_BLOCKBUSTER, str(listener.fileno())]
         with serving(program, tmp_path, collector, listener) as host:
             written = ask(port, "PUT", "/memories/alice", {"text": "tea"})
             stale = ask(port, "PUT", "/memories/alice", {"text": "water"})
@@ -152,7 +166,7 @@ def test_gunicorn_app(tmp_path: Path, collector: ScriptedCollector) -> None:
     """A receipt for each request, from whichever worker."""
     with listening() as listener:
         port = listener.getsockname()[1]
-        program = ["gunicorn", "--preload", "--workers", "2", "--bind",
+        program = ["-m", "gunicorn", "--preload", "--workers", "2", "--bind",
                    f"fd://{listener.fileno()}", "gunicorn_app:application"]
         with serving(program, tmp_path, collector, listener) as host:
             answers = [ask(port, "GET", f"/r{number}")[1] for number in range(6)]

@@ -6,6 +6,8 @@ MEMOIR_TEST_CHANGE_KILLS=1000 makes it a long run.
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from host_programs.hosting import drain, hosted, program
+from otel_memoir import Receipt
 from otel_memoir.events import names
 from otel_memoir.testing import ScriptedCollector
 
@@ -77,3 +80,24 @@ def test_where_intents_are_not_written_down_changes_have_no_answer(
     drain(tmp_path / "spool", collector.endpoint)
     found = events_by_change(collector).values()
     assert [said for said in found if set(said) == {names.EVENT_CHANGE_INTENDED}]
+
+
+RECEIPT = """
+import os, signal, sys
+from otel_memoir import MemoryLog
+print(MemoryLog(store_id="profile").created("alice"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_receipt_is_good_after_its_process_was_killed(
+    tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    """Pending while nobody delivers; delivered once somebody else did."""
+    with hosted([sys.executable, "-c", RECEIPT], tmp_path, "http://127.0.0.1:9") as host:
+        assert host.end() == -signal.SIGKILL
+    receipt = Receipt.parse(host.told[0], spool_dir=host.spool)
+    assert receipt.state() == "pending"
+    drain(host.spool, collector.endpoint)
+    assert receipt.state() == "delivered"
+    assert receipt.uid in {record.uid for record in collector.delivered}
