@@ -13,9 +13,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/otel-memoir demo
 
-# One worker a core: most tests wait for a disk, a clock or another process.
+# Two at a time: most tests wait for a disk, a clock or another process. More would crowd them.
 test: $(READY) $(VENV)/.uwsgi system lint collector
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 	$(MAKE) agents
 	$(BIN)/python tools/matrix.py
 
