@@ -481,7 +481,7 @@ def test_a_directory_of_another_user_or_a_shared_one_is_unusable(
     said = found({**host.environ, "MEMOIR_SPOOL_DIR": str(shared)})["directory.unusable"]
     assert "shared temporary" in said["message"]
     if os.getuid() != 0:
-        pytest.skip("only root can give a directory to another user")
+        pytest.skip("only root can give a directory to another user: run it as root")
     os.chown(shared, OTHER_UID, OTHER_UID)
     said = found({**host.environ, "MEMOIR_SPOOL_DIR": str(shared)})["directory.unusable"]
     assert "another user" in said["message"]
@@ -501,7 +501,7 @@ def test_a_containers_own_file_system_is_found(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )
     if not done.stdout:
-        pytest.skip(f"this machine lets nobody mount an overlay: {done.stderr.strip()}")
+        pytest.skip(f"run it as root where overlayfs can be mounted: {done.stderr.strip()}")
     ids = [one["id"] for one in json.loads(done.stdout)["findings"]]
     assert ids == ["directory.container"]
 

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from memory_log_helpers import TIMEOUT_S, arrived, logs_of
 from otel_memoir import DurableLogRecordProcessor, MemoryLog, Receipt
 from otel_memoir.errors import MemoirError, SettingsError, SpoolRefusedError, WriteConflictError
 from otel_memoir.events import Capture, names
@@ -28,7 +29,6 @@ from otel_memoir.memory_log.recorder import Recorder
 from otel_memoir.testing import Answer, RecordedRecord, ScriptedCollector
 from socket_programs.wiring import FAST
 
-TIMEOUT_S = 20.0
 KEY = "0123456789abcdef"
 
 
@@ -41,25 +41,8 @@ def collector() -> Iterator[ScriptedCollector]:
 @pytest.fixture
 def make(tmp_path: Path, collector: ScriptedCollector) -> Iterator[Callable[..., MemoryLog]]:
     """Makes logs of one directory; all are closed at the end."""
-    made: list[MemoryLog] = []
-
-    def new(**given: Any) -> MemoryLog:
-        settings = {
-            "spool_dir": str(tmp_path / "spool"), "endpoint": collector.endpoint, "environ": {},
-            "store_id": "profile", **FAST, **given,
-        }
-        made.append(MemoryLog(**settings))
-        return made[-1]
-
-    yield new
-    for log in made:
-        log.close()
-
-
-def arrived(collector: ScriptedCollector, log: MemoryLog) -> list[RecordedRecord]:
-    """What arrived, once all did."""
-    assert log.wait_delivered(TIMEOUT_S)
-    return collector.delivered
+    with logs_of(tmp_path / "spool", collector) as new:
+        yield new
 
 
 def named(collector: ScriptedCollector, log: MemoryLog) -> list[str]:

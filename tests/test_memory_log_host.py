@@ -17,18 +17,17 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, InMemoryLogRecordExporter
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from memory_log_helpers import TIMEOUT_S, arrived, logs_of
 from otel_memoir import MemoryLog
 from otel_memoir.diagnostics import complaints
 from otel_memoir.errors import MemoirError
 from otel_memoir.events import names
 from otel_memoir.memory_log import BoundLog
 from otel_memoir.memory_log import receipt as receipts_of
-from otel_memoir.testing import Answer, RecordedRecord, ScriptedCollector
-from socket_programs.wiring import FAST
+from otel_memoir.testing import Answer, ScriptedCollector
 from spool_helpers import select
 from test_memory_log import CALLS
 
-TIMEOUT_S = 20.0
 KEY = "0123456789abcdef"
 ANYONE_WAITS = threading.Event()
 
@@ -42,24 +41,8 @@ def collector() -> Iterator[ScriptedCollector]:
 @pytest.fixture
 def make(tmp_path: Path, collector: ScriptedCollector) -> Iterator[Callable[..., MemoryLog]]:
     """Makes logs of one directory; all are closed at the end."""
-    made: list[MemoryLog] = []
-
-    def new(**given: Any) -> MemoryLog:
-        settings = {
-            "spool_dir": str(tmp_path / "spool"), "endpoint": collector.endpoint, "environ": {},
-            "store_id": "profile", "content_hash_key": KEY, **FAST, **given,
-        }
-        made.append(MemoryLog(**settings))
-        return made[-1]
-
-    yield new
-    for log in made:
-        log.close()
-
-
-def arrived(collector: ScriptedCollector, log: MemoryLog) -> list[RecordedRecord]:
-    assert log.wait_delivered(TIMEOUT_S)
-    return collector.delivered
+    with logs_of(tmp_path / "spool", collector, content_hash_key=KEY) as new:
+        yield new
 
 
 class Unsayable:
